@@ -1,0 +1,65 @@
+"""`latentdiff COMMAND …`: finds the subcommand, turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 a broken invariant (with its traceback), 2 the user's mistake,
+130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from latentdiff import __version__
+from latentdiff.errors import UserError, unknown_name
+
+# Name -> (module with `main(argv) -> int`, one line of help). Loaded on use only.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "generate": ("latentdiff.cli.generate", "draw pictures from prompts"),
+    "info": ("latentdiff.cli.info", "list a model's parts, sizes and hashes, and what it knows"),
+    "train": ("latentdiff.cli.train", "train a VAE, a CLIP or a text-to-image U-Net"),
+    "evaluate": ("latentdiff.cli.evaluate", "measure a model: alignment, autoencoder, blind test"),
+    "scenes": ("latentdiff.cli.scenes", "look at, export and render the procedural scenes"),
+}
+
+
+def usage() -> str:
+    """The text of `latentdiff --help`."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    return (
+        f"latentdiff {__version__}: latent text-to-image diffusion\n\n"
+        "usage: latentdiff COMMAND [OPTIONS]\n\n"
+        f"commands:\n{rows}\n\n"
+        "`latentdiff COMMAND --help` lists a command's options.\n"
+        'Try: latentdiff generate "a cat in the snow"'
+    )
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code; UserError and Ctrl-C are caught here."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        print(f"latentdiff {__version__}")
+        return 0
+    try:
+        if argv[0] not in COMMANDS:
+            raise unknown_name("command", argv[0], COMMANDS)
+        module = importlib.import_module(COMMANDS[argv[0]][0])
+        return int(module.main(list(argv[1:])))
+    except UserError as error:
+        print(f"latentdiff: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("latentdiff: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def entry_point() -> None:
+    """What the console script calls."""
+    sys.exit(run(sys.argv[1:]))
