@@ -1,0 +1,1 @@
+"""From a prompt to what the denoiser sees: text encoding and guidance."""

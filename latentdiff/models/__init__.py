@@ -1,0 +1,1 @@
+"""The networks: autoencoder, denoiser, text encoder, and the bundle that loads and saves them."""
