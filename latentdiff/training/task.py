@@ -1,0 +1,64 @@
+"""What the training loop needs to know about the thing it trains, and nothing more.
+
+A task owns the network, the data and the objective; the loop owns time, order, precision, the
+optimizer and the disk. Tasks satisfy the protocol by shape: they need not inherit from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import nn
+
+Batch = dict[str, "torch.Tensor"]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One trainable objective: a module, its batches, and what to show of it.
+
+    Attributes:
+        name: a short word for logs and default folders, such as "vae".
+        module: maps a batch on the device to {"loss": scalar, metric: scalar, ...}. Metrics are
+            detached scalars. Parameters that should be trained require grad, all others do not.
+            The loop moves it, runs it under autocast, may compile it and may wrap it for several
+            processes. It is deep-copied once for the averaged weights (frozen parameters are
+            shared), so it holds no open files.
+    """
+
+    name: str
+    module: nn.Module
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """CPU tensors, leading dimension len(positions).
+
+        A position counts samples since the run began (over all processes), and is the only
+        address: the result is a pure function of (run seed, positions). Called in data-loader
+        workers.
+        """
+        ...
+
+    def prepare(self, device: torch.device) -> None:
+        """Move frozen parts outside `module` to the device; called before the first step."""
+        ...
+
+    def validate(self, module: nn.Module, step: int) -> dict[str, float]:
+        """Numbers worth a curve; `module` has the averaged weights, in eval mode, without grad."""
+        ...
+
+    def sheet(self, module: nn.Module, step: int) -> Image.Image | None:
+        """A picture worth a look, or None; same module as `validate`."""
+        ...
+
+    def export(self, module: nn.Module, folder: Path) -> None:
+        """Write the weights in the library's own layout into an empty folder."""
+        ...
+
+    def initialise(self, folder: Path) -> None:
+        """Load starting weights (no optimizer state) from what `export` wrote; strict."""
+        ...
