@@ -20,7 +20,7 @@ image: $(VENV)/.installed
 	@$(BIN)/latentdiff generate "$(PROMPT)" --seed $(SEED) -o "$(IMAGE)"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
