@@ -1,0 +1,1 @@
+"""Samplers: DDPM, DDIM and its inverse, and an adapter for every diffusers scheduler."""

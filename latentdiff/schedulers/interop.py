@@ -1,0 +1,159 @@
+"""Schedulers by name from a diffusers config: ours, or any of diffusers' own in an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from latentdiff.errors import UserError, unknown_name
+from latentdiff.schedulers.config import (
+    CONFIG_NAME,
+    SchedulerConfig,
+    for_stable_diffusion,
+    read_config,
+    write_config,
+)
+from latentdiff.schedulers.ddim import DDIM, DDIMInverse
+from latentdiff.schedulers.ddpm import DDPM
+from latentdiff.schedulers.foreign import ForeignScheduler, foreign_class, make_foreign
+from latentdiff.schedulers.protocol import Scheduler
+
+__all__ = [
+    "ALIASES",
+    "CONFIG_NAME",
+    "ForeignScheduler",
+    "SchedulerConfig",
+    "build",
+    "for_stable_diffusion",
+    "known_names",
+    "read_config",
+    "write_config",
+]
+
+OURS = {
+    "ddim": "ddim",
+    "ddpm": "ddpm",
+    "ddim-inverse": "ddim-inverse",
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+    "DDIMInverseScheduler": "ddim-inverse",
+}
+
+# name -> (diffusers class, settings it stands for)
+ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "dpmsolver": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+    ),
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmsolver++-sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmsolver-singlestep": ("DPMSolverSinglestepScheduler", {"lower_order_final": True}),
+    "kdpm2": ("KDPM2DiscreteScheduler", {}),
+    "kdpm2-ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
+    "sa-solver": ("SASolverScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+}
+
+
+def known_names() -> tuple[str, ...]:
+    """The short names that `build` takes; diffusers' class names go as well."""
+    return (*(name for name in OURS if not name.endswith("Scheduler")), *ALIASES)
+
+
+def build(
+    name: str | None,
+    config: SchedulerConfig,
+    num_inference_steps: int | None = None,
+    *,
+    timesteps: Sequence[int] | None = None,
+    eta: float | None = None,
+    spacing: str | None = None,
+    sigma_hat: bool = False,
+    variance: str | None = None,
+) -> Scheduler:
+    """The scheduler called `name`, on the noise schedule of `config`, ready for one walk.
+
+    name: a short name (`known_names()`), a diffusers class name, or None for the config's own
+    class. num_inference_steps, or an explicit falling list of timesteps. eta and sigma_hat: DDIM's
+    (eta also goes to a diffusers class that knows it); variance: DDPM's, the config's own when
+    left out; spacing: another than the config's. An argument the scheduler has no use for is a
+    UserError; eta 0 is none.
+    """
+    wanted = _canonical(name if name is not None else config.class_name)
+    if wanted not in OURS:
+        _unused(wanted, sigma_hat=sigma_hat, variance=variance)
+        class_name, overrides = ALIASES.get(wanted, (wanted, {}))
+        return make_foreign(
+            class_name,
+            config,
+            overrides | ({} if spacing is None else {"timestep_spacing": spacing}),
+            num_inference_steps=num_inference_steps,
+            timesteps=timesteps,
+            eta=eta,
+        )
+    grid: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps,
+        "timesteps": timesteps,
+        "spacing": spacing if spacing is not None else config.timestep_spacing,
+        "steps_offset": config.steps_offset,
+        "prediction_type": config.prediction_type,
+    }
+    bounds: dict[str, Any] = {
+        "clip_sample": config.clip_sample,
+        "clip_sample_range": config.clip_sample_range,
+        "thresholding": config.thresholding,
+        "dynamic_thresholding_ratio": config.dynamic_thresholding_ratio,
+        "sample_max_value": config.sample_max_value,
+    }
+    kind = OURS[wanted]
+    schedule = config.noise_schedule()
+    if kind == "ddim":
+        _unused(wanted, variance=variance)
+        return DDIM(schedule, eta=eta or 0.0, sigma_hat=sigma_hat, **grid, **bounds)
+    _unused(wanted, eta=eta or None, sigma_hat=sigma_hat)
+    if kind == "ddim-inverse":
+        _unused(wanted, variance=variance)
+        return DDIMInverse(schedule, **grid)
+    chosen = variance if variance is not None else _variance(config.variance_type)
+    # diffusers' DDPM knows no set_alpha_to_one: its last step always leads to clean data.
+    return DDPM(schedule.with_final_alpha_bar(1.0), variance=chosen, **grid, **bounds)
+
+
+def _canonical(name: str) -> str:
+    """The spelling that the tables use, or diffusers', for a name in any case."""
+    if name in OURS or name in ALIASES:
+        return name
+    short = name.lower().replace("_", "-").replace(" ", "-")
+    if short in OURS or short in ALIASES:
+        return short
+    if name.endswith("Scheduler") and foreign_class(name) is not None:
+        return name
+    raise unknown_name("scheduler", name, known_names())
+
+
+def _unused(scheduler: str, **arguments: object) -> None:
+    for argument, value in arguments.items():
+        if value is not None and value is not False:
+            raise UserError(f"the scheduler {scheduler!r} has no use for {argument}: leave it out")
+
+
+def _variance(variance_type: str | None) -> str:
+    """DDPM's variance for diffusers' variance_type."""
+    if variance_type in (None, "fixed_small", "fixed_small_log"):
+        return "fixed_small"  # diffusers' log form is the same number by way of exp(log(·)/2)
+    if variance_type == "fixed_large":
+        return "fixed_large"
+    raise UserError(
+        f"variance_type {variance_type!r} is not supported: a learned variance needs a network "
+        "with twice the channels, and diffusers' 'fixed_large_log' yields NaN; use 'fixed_small' "
+        "or 'fixed_large'"
+    )
