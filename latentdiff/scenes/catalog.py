@@ -23,6 +23,7 @@ class Subject:
     held_out: kept out of all base training, for fine-tuning tutorials and tests.
     airborne: hangs above the ground, its shadow below it.
     mass: a mass noun, which takes no "a" ("popcorn in the snow").
+    upright: hardly ever leans, as walls and wheels do not.
     scale: factor on the drawn size.
     """
 
@@ -33,6 +34,7 @@ class Subject:
     held_out: bool = False
     airborne: bool = False
     mass: bool = False
+    upright: bool = False
     scale: float = 1.0
 
     @property
@@ -64,7 +66,7 @@ class Setting:
         return (self.phrase, *self.phrases)
 
 
-# name, code, synonyms, then letters: a = airborne, s = small, l = large, m = mass noun.
+# name, code, synonyms, letters: a = airborne, s = small, l = large, m = mass noun, u = upright.
 _BASE: tuple[tuple[str, str, str, str], ...] = (
     # animals
     ("cat", "1f408", "kitty", ""),
@@ -118,33 +120,33 @@ _BASE: tuple[tuple[str, str, str, str], ...] = (
     ("bear", "1f43b", "", ""),
     ("crocodile", "1f40a", "", ""),
     # vehicles
-    ("red car", "1f697", "red automobile,car", ""),
-    ("blue car", "1f699", "blue automobile,car", ""),
+    ("red car", "1f697", "red automobile,car", "u"),
+    ("blue car", "1f699", "blue automobile,car", "u"),
     ("rocket", "1f680", "spaceship", "al"),
-    ("bus", "1f68c", "", ""),
-    ("taxi", "1f695", "cab", ""),
-    ("ambulance", "1f691", "", ""),
-    ("fire truck", "1f692", "fire engine", ""),
-    ("train", "1f682", "locomotive", "l"),
-    ("bicycle", "1f6b2", "bike", ""),
-    ("motorcycle", "1f3cd", "motorbike", ""),
+    ("bus", "1f68c", "", "u"),
+    ("taxi", "1f695", "cab", "u"),
+    ("ambulance", "1f691", "", "u"),
+    ("fire truck", "1f692", "fire engine", "u"),
+    ("train", "1f682", "locomotive", "lu"),
+    ("bicycle", "1f6b2", "bike", "u"),
+    ("motorcycle", "1f3cd", "motorbike", "u"),
     ("airplane", "2708", "plane", "al"),
-    ("sailboat", "26f5", "boat", ""),
-    ("ship", "1f6a2", "", "l"),
+    ("sailboat", "26f5", "boat", "u"),
+    ("ship", "1f6a2", "", "lu"),
     ("ufo", "1f6f8", "flying saucer", "a"),
     # buildings
-    ("castle", "1f3f0", "", "l"),
-    ("house", "1f3e0", "", "l"),
-    ("church", "26ea", "", "l"),
-    ("tent", "26fa", "", ""),
-    ("hut", "1f6d6", "", "l"),
-    ("circus tent", "1f3aa", "", "l"),
-    ("temple", "1f3db", "", "l"),
+    ("castle", "1f3f0", "", "lu"),
+    ("house", "1f3e0", "", "lu"),
+    ("church", "26ea", "", "lu"),
+    ("tent", "26fa", "", "u"),
+    ("hut", "1f6d6", "", "lu"),
+    ("circus tent", "1f3aa", "", "lu"),
+    ("temple", "1f3db", "", "lu"),
     # plants
     ("cactus", "1f335", "", ""),
-    ("palm tree", "1f334", "", "l"),
-    ("pine tree", "1f332", "", "l"),
-    ("christmas tree", "1f384", "", "l"),
+    ("palm tree", "1f334", "", "lu"),
+    ("pine tree", "1f332", "", "lu"),
+    ("christmas tree", "1f384", "", "lu"),
     ("sunflower", "1f33b", "", ""),
     ("rose", "1f339", "", ""),
     ("mushroom", "1f344", "toadstool", ""),
@@ -154,7 +156,7 @@ _BASE: tuple[tuple[str, str, str, str], ...] = (
     ("pizza", "1f355", "", ""),
     ("donut", "1f369", "doughnut", ""),
     ("cupcake", "1f9c1", "", ""),
-    ("birthday cake", "1f382", "cake", ""),
+    ("birthday cake", "1f382", "cake", "u"),
     ("ice cream", "1f366", "", ""),
     ("watermelon", "1f349", "", ""),
     ("strawberry", "1f353", "", "s"),
@@ -179,14 +181,14 @@ _BASE: tuple[tuple[str, str, str, str], ...] = (
     ("bell", "1f514", "", ""),
     ("trophy", "1f3c6", "", ""),
     ("camera", "1f4f7", "", ""),
-    ("television", "1f4fa", "tv", ""),
+    ("television", "1f4fa", "tv", "u"),
     ("backpack", "1f392", "", ""),
     ("top hat", "1f3a9", "hat", ""),
     ("lantern", "1f3ee", "", ""),
     ("soccer ball", "26bd", "ball", "s"),
     ("teddy bear", "1f9f8", "teddy", ""),
     ("alarm clock", "23f0", "clock", ""),
-    ("chair", "1fa91", "", ""),
+    ("chair", "1fa91", "", "u"),
     ("star", "2b50", "", "a"),
     ("diamond", "1f48e", "", ""),
     # figures
@@ -212,9 +214,9 @@ _HELD_OUT: tuple[tuple[str, str, str, str], ...] = (
     ("lobster", "1f99e", "", ""),
     ("dodo", "1f9a4", "", ""),
     ("helicopter", "1f681", "", "a"),
-    ("tractor", "1f69c", "", ""),
-    ("scooter", "1f6f5", "", ""),
-    ("ferris wheel", "1f3a1", "", "l"),
+    ("tractor", "1f69c", "", "u"),
+    ("scooter", "1f6f5", "", "u"),
+    ("ferris wheel", "1f3a1", "", "lu"),
     ("pineapple", "1f34d", "", ""),
     ("croissant", "1f950", "", "s"),
     ("pretzel", "1f968", "", "s"),
@@ -246,6 +248,7 @@ def _subjects(
                 held_out=held_out,
                 airborne="a" in letters,
                 mass="m" in letters,
+                upright="u" in letters,
                 scale=next((s for letter, s in _SCALES.items() if letter in letters), 1.0),
             ),
         )

@@ -68,12 +68,12 @@ PLACES: dict[str, Place] = {
     ),
     "underwater": Place(
         moods.paint_underwater, moods.front_underwater, None, "#0b3f6f", 0.0,
-        light=(0.84, 0.97, 1.0), veil="#3fb5dc", veil_amount=0.12, bounce="#1f6fa8",
-        bounce_amount=0.22,
+        light=(0.93, 0.99, 1.0), veil="#7fd8f0", veil_amount=0.07, bounce="#2f7fc0",
+        bounce_amount=0.16,
     ),
     "rain": Place(
         moods.paint_rain, moods.front_rain, (111, 120), "#37475a", 0.45,
-        light=(0.86, 0.9, 0.95), veil="#9fb2c4", veil_amount=0.08, bounce="#8a98a3",
+        light=(0.92, 0.95, 0.99), veil="#9fb2c4", veil_amount=0.05, bounce="#8a98a3",
         bounce_amount=0.16, reflection=0.22,
     ),
     "space": Place(
@@ -102,7 +102,7 @@ PLACES: dict[str, Place] = {
     ),
     **{
         color: Place(
-            partial(moods.paint_plain, color=color), None, (111, 119), "#08080c",
+            partial(moods.paint_plain, color=color), None, (103, 114), "#08080c",
             0.24 if color in ("white", "yellow", "pink") else 0.38,
             bounce=moods.PLAIN_TONES[color][0], bounce_amount=0.12,
         )

@@ -145,7 +145,7 @@ def front_underwater(canvas: Canvas, draw: Draw) -> None:
 def paint_rain(canvas: Canvas, draw: Draw) -> None:
     """Heavy clouds, misty hills, puddles."""
     horizon = draw.uniform(66, 76)
-    top, low = (("#4f6585", "#b3c4d2"), ("#5a6a92", "#bcc3da"), ("#4f7288", "#b4cdd0"))[
+    top, low = (("#48689a", "#b9d0e2"), ("#5a68a0", "#c3c9ea"), ("#43788f", "#b6d8dc"))[
         int(draw.integers(3))
     ]
     canvas.sky((0, top), (horizon, low))
@@ -194,8 +194,8 @@ def paint_space(canvas: Canvas, draw: Draw) -> None:
     tints = ("#7a3fd0", "#d0458f", "#2f7fd6", "#1fa8b0", "#e0764a")
     first = int(draw.integers(len(tints)))
     for i in range(2):
-        cloud = np.clip(canvas.mottle(draw, (5, 4)) * 1.3 - 0.05, 0, 1) * np.float32(0.62)
-        canvas.blend(cloud, tints[(first + i) % len(tints)])
+        cloud = np.clip(canvas.mottle(draw, (4, 4)) * 0.6 + 0.32, 0, 1) ** 2
+        canvas.blend(cloud * np.float32(0.75), tints[(first + i) % len(tints)])
     _stars(
         canvas, draw, int(draw.integers(16, 22)), 126, ("#ffffff", "#ffe9c4", "#c9dcff", "#ffd0e6")
     )
@@ -220,7 +220,7 @@ def paint_sunset(canvas: Canvas, draw: Draw) -> None:
     )
     a, b, c, d = skies[int(draw.integers(len(skies)))]
     canvas.sky((0, a), (horizon * 0.42, b), (horizon * 0.75, c), (horizon, d))
-    sx, r = draw.uniform(24, 104), draw.uniform(13, 18)
+    sx, r = draw.uniform(14, 40), draw.uniform(14, 19)
     canvas.glow(sx, horizon - 2, 62, "#fff0b0", 0.7)
     canvas.disc(sx, horizon - r * 0.25, r, "#fff3c4")
     for _ in range(int(draw.integers(3, 6))):

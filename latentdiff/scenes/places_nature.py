@@ -57,15 +57,19 @@ def paint_snow(canvas: Canvas, draw: Draw) -> None:
     canvas.ridge(front, "#ffffff", "#c4d8f3", 62)
     drift = horizon + 33 + wave(x, draw, 4, 80)
     canvas.ridge(drift, "#fbfdff", "#d3e2f7", 40)
+    _flakes(canvas, draw, 13)
 
 
 def front_snow(canvas: Canvas, draw: Draw) -> None:
     """Big soft flakes, and a drift along the lower edge."""
     canvas.ridge(123 + wave(canvas.x[0], draw, 2.0, 60), "#ffffff", "#e3eefb", 14)
-    for i in range(20):
-        x = (i % 5 + draw.uniform(0, 1)) * 128 / 5
-        y = (i // 5 + draw.uniform(0, 1)) * 128 / 4
-        r = draw.uniform(2.3, 3.9)
+    _flakes(canvas, draw, 7)
+
+
+def _flakes(canvas: Canvas, draw: Draw, count: int) -> None:
+    for i in range(count):
+        x = (i + draw.uniform(0, 1)) * 128 / count
+        y, r = draw.uniform(0, 126), draw.uniform(2.4, 4.0)
         canvas.ellipse(x, y, r, r, "#ffffff", 0.92, soft=0.55)
 
 

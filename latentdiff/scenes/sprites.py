@@ -15,6 +15,7 @@ from latentdiff.scenes.catalog import SUBJECTS
 _OPAQUE = 40
 """Alpha (0 … 255) from which on a pixel counts as the subject's."""
 _LEVELS = (64, 88, 112, 160)
+_BORDER = 3
 
 
 @lru_cache(maxsize=256)
@@ -29,13 +30,17 @@ def original(subject: str) -> Image.Image:
 
 
 @lru_cache(maxsize=1024)
-def _level(subject: str, side: int) -> Image.Image:
+def _level(subject: str, side: int) -> tuple[Image.Image, int]:
+    """The picture shrunk to a longer side of about `side`, premultiplied, and that side in full.
+
+    A clear border keeps straight edges smooth when the picture is turned.
+    """
     picture = original(subject).convert("RGBa")
-    ratio = side / max(picture.size)
-    if ratio >= 1:
-        return picture
+    ratio = min(1.0, side / max(picture.size))
     size = (max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    sheet = Image.new("RGBa", (size[0] + 2 * _BORDER, size[1] + 2 * _BORDER), (0, 0, 0, 0))
+    sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), (_BORDER, _BORDER))
+    return sheet, max(size)
 
 
 @lru_cache(maxsize=256)
@@ -77,8 +82,8 @@ def draw_turned(
     pixels of a `size` × `size` picture; what falls outside that picture is cut off.
     """
     level = next((s for s in _LEVELS if s >= side * 0.97), 4096)
-    picture = _level(subject, level)
-    scale = side / max(picture.size)
+    picture, full_side = _level(subject, level)
+    scale = side / full_side
     x0, y0, x1, y1 = turned_extent(subject, angle, mirrored)
     cx, cy = middle
     left, top = max(0, int(cx + x0 * side) - 2), max(0, int(cy + y0 * side) - 2)

@@ -60,7 +60,7 @@ def round_tree(size: int, variant: int, height: int, leaf: str) -> Float:
     draw = _draw("round" + leaf, variant)
     width = height * draw.uniform(0.72, 0.86)
     balls = [
-        (0.5 + dx * 0.22, 0.34 + dy * 0.2, draw.uniform(0.21, 0.27))
+        (0.5 + dx * 0.21, 0.4 + dy * 0.15, draw.uniform(0.21, 0.26))
         for dx, dy in ((-1, 0.5), (1, 0.45), (-0.6, -0.5), (0.65, -0.4), (0, 0.1), (0, -0.9))
     ]
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from latentdiff.scenes import sprites
 from latentdiff.scenes.brush import UNITS, Canvas, Float, rgb
 from latentdiff.scenes.catalog import (
     RELATIONS,
+    SETTINGS,
     SUBJECTS,
     base_subjects,
     find_setting,
@@ -63,6 +64,14 @@ def is_held_out_pair(subject: str, setting: str) -> bool:
     return seeding.uniform(0, "scenes/held-out-pair", subject, setting) < 0.1
 
 
+def _all_known(kind: str, keys: Sequence[str], known: Mapping[str, object]) -> None:
+    if not keys:
+        raise UserError(f"a world needs at least one {kind}, found none")
+    for key in keys:
+        if key not in known:
+            raise unknown_name(kind, key, known)
+
+
 @dataclass(frozen=True)
 class _Pose:
     """One subject's place in a scene, in units: its middle, longer side before turning, feet."""
@@ -78,9 +87,9 @@ class _Pose:
 class World:
     """An endless, reproducible supply of captioned scenes.
 
-    seed: the world's seed; size: pictures are size × size pixels; subjects: keys to draw from
-    (default: all base subjects); hold_out_pairs: leave out the pairs of `is_held_out_pair`, for
-    every subject of a picture.
+    seed: the world's seed; size: pictures are size × size pixels; subjects and settings: keys to
+    draw from (default: all base subjects, all settings); hold_out_pairs: leave out the pairs of
+    `is_held_out_pair`, for every subject of a picture.
     """
 
     def __init__(
@@ -89,17 +98,16 @@ class World:
         *,
         size: int = 128,
         subjects: Sequence[str] | None = None,
+        settings: Sequence[str] | None = None,
         hold_out_pairs: bool = True,
     ) -> None:
         self.seed = seed
         self.size = size
         self.subjects = tuple(base_subjects() if subjects is None else subjects)
+        self.settings = tuple(SETTINGS if settings is None else settings)
         self.hold_out_pairs = hold_out_pairs
-        for key in self.subjects:
-            if key not in SUBJECTS:
-                raise unknown_name("subject", key, SUBJECTS)
-        if not self.subjects:
-            raise UserError("a world needs at least one subject, found none")
+        _all_known("subject", self.subjects, SUBJECTS)
+        _all_known("setting", self.settings, SETTINGS)
         if not 32 <= size <= 1024:
             raise UserError(f"found size {size}, expected 32 to 1024 pixels")
         self._allowed = {
@@ -109,9 +117,16 @@ class World:
             )
             for key in self.subjects
         }
+        for key, groups in self._allowed.items():
+            if not any(groups):
+                raise UserError(
+                    f"every pair of {key!r} with the settings {', '.join(self.settings)} is held "
+                    "out; add a setting or allow held-out pairs"
+                )
 
     def _allows(self, subject: str, setting: str) -> bool:
-        return not (self.hold_out_pairs and is_held_out_pair(subject, setting))
+        held_out = self.hold_out_pairs and is_held_out_pair(subject, setting)
+        return setting in self.settings and not held_out
 
     def record(self, k: int) -> SceneRecord:
         """What scene k shows, without painting it."""
@@ -232,7 +247,7 @@ def _pose_one(key: str, x: float, alone: bool, place: Place, draw: np.random.Gen
         side = float(np.clip(draw.uniform(76, 98) * subject.scale, 70, 100))
     else:
         side = float(np.clip(draw.uniform(51, 62) * subject.scale, 48, 62))
-    angle = float(draw.uniform(-8, 8))
+    angle = float(draw.uniform(-8, 8)) * (0.3 if subject.upright else 1.0)
     mirrored = bool(draw.random() < 0.5)
     lift = draw.uniform(0, 1)
     x0, y0, x1, y1 = sprites.turned_extent(key, angle, mirrored)
