@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from latentdiff import seeding
 
@@ -108,9 +108,9 @@ class Degrade(nn.Module):
         axis = (torch.arange(self.size, device=x.device) + 0.5) * (2.0 / self.size) - 1.0
         base = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
         size = (self.size, self.size)
-        moved = F.interpolate(warp, size=size, mode="bilinear", align_corners=True)
+        moved = functional.interpolate(warp, size=size, mode="bilinear", align_corners=True)
         grid = base + moved.permute(0, 2, 3, 1) * (2.0 / self.size)
-        return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+        return functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
     def _soften(self, x: Tensor, luma: Tensor, chroma: Tensor) -> Tensor:
         opponent = torch.einsum("ij,bjhw->bihw", self.to_opponent, x)
