@@ -41,7 +41,7 @@ class Options:
     scheduler: str = "ddim"
     """Scheduler, as for `latentdiff generate`."""
     batch_size: int = 16
-    """Pictures drawn at a time; the pictures do not depend on it."""
+    """Pictures drawn at a time; they do not depend on it, up to rounding."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number type of the networks; auto is bfloat16 where the processor computes in it."""
     device: str = "auto"

@@ -88,7 +88,7 @@ def load_clip(loaded: Loaded) -> ClipScorer:
     from latentdiff.evaluation import clip_score
 
     if loaded.folder is None:
-        raise UserError("this model is not a local folder; `--clip False` measures without CLIP")
+        raise UserError("this model is not a local folder; `--no-clip` measures without CLIP")
     bundle = loaded.bundle
     return clip_score.load(
         loaded.folder / clip_score.FOLDER,

@@ -108,7 +108,7 @@ def load(folder: str | Path, text_encoder: CLIPTextModel, tokenize: Tokenize) ->
         if not (root / name).is_file():
             raise UserError(
                 f"no CLIP vision tower in {root}: {name} is missing; "
-                "`--clip False` measures without CLIP scores"
+                "`--no-clip` measures without CLIP scores"
             )
     found: Any = CLIPVisionModelWithProjection.from_pretrained(
         root, local_files_only=True, dtype=torch.float32, output_loading_info=True

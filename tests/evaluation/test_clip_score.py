@@ -53,7 +53,7 @@ def test_saving_leaves_the_model_as_it_was(clip: torch.nn.Module, tmp_path: Path
 
 
 def test_a_missing_tower_is_named(clip: torch.nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no CLIP vision tower in .*--clip False"):
+    with pytest.raises(UserError, match=r"no CLIP vision tower in .*--no-clip"):
         clip_score.load(tmp_path, clip.text_model, tokenize)
 
 
