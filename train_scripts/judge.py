@@ -9,30 +9,36 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from latentdiff import config as configs
+if TYPE_CHECKING:
+    from latentdiff.training.judge import JudgeConfig, JudgeTask
 
 PROG = "python -m latentdiff.train_scripts.judge"
 
 
-def main(argv: Sequence[str]) -> int:
-    """Render if asked, train, write the judge; returns the exit code."""
-    from latentdiff.training import judge, loop
+def build(config: JudgeConfig) -> JudgeTask:
+    """The task, its pool rendered or finished first where that is asked for."""
+    from latentdiff.training.judge import JudgeTask, render_pool
 
-    config = configs.parse(
+    if config.render and not config.train.dry_run:
+        render_pool(config)
+    return JudgeTask(config)
+
+
+def main(argv: Sequence[str], prog: str = PROG) -> int:
+    """Train as the command line says; returns the exit code."""
+    from latentdiff.training import entry, judge
+
+    return entry.main_for(
+        build,
         judge.JudgeConfig,
         argv,
-        prog=PROG,
+        prog=prog,
         description="Train the judge, which names subjects and settings in pictures.",
         default=judge.PRESETS["cpu"],
         presets=judge.PRESETS,
     )
-    if config.render and not config.train.dry_run:
-        judge.render_pool(config)
-    task = judge.JudgeTask(config)
-    result = loop.run(task, config.train)
-    print(result)
-    return 0
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class JudgeConfig:
     render_workers: int = 0
     """Processes that render; 0: one a core."""
     output: Path | None = None
-    """Also write the finished judge into this folder, such as MODEL/judge."""
+    """Also write the newest judge into this folder, such as MODEL/judge."""
     world_seed: int = 202
     """Seed of the world to draw from when there is no pool."""
     validation_seed: int = 909_001
@@ -255,9 +255,11 @@ class JudgeTask:
         return contact_sheet(cells, columns=SHEET_COLUMNS)
 
     def export(self, module: nn.Module, folder: Path) -> None:
-        """`judge.safetensors` (float16) and `config.json`."""
+        """`judge.safetensors` (float16) and `config.json`; the same into the config's `output`."""
         assert isinstance(module, JudgeObjective)
         judging.save(module.judge, folder)
+        if self.config.output is not None:
+            judging.save(module.judge, self.config.output)
 
     def initialise(self, folder: Path) -> None:
         """Start from a saved judge; its classes must be the catalog's."""
@@ -283,7 +285,7 @@ def _on_gpu() -> TrainConfig:
         ema_decay=0.998,
         decay_fraction=0.3,
         channels_last=True,
-        num_workers=8,
+        num_workers=4,
         log_every=100,
         validate_every=0,
         sheet_every=0,
