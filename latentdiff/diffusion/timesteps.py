@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Literal, get_args
 
 from latentdiff.errors import UserError, unknown_name
@@ -58,14 +57,16 @@ def grid(
                 f"{rising[-1]} of 0 … {T - 1}: use fewer steps or the 'trailing' spacing"
             )
     elif spacing == "trailing":
-        rising = [round(T - Fraction(i * T, n)) - 1 for i in reversed(range(n))]
+        # In floats, in numpy.arange's order, for the ties to fall as they do in diffusers.
+        delta = (T - T / n) - T
+        rising = [round(T + i * delta) - 1 for i in reversed(range(n))]
     elif spacing == "linspace":
         if n == 1:
             raise UserError(
                 "'linspace' with 1 step would start at timestep 0, where no noise is left: "
                 "use the 'trailing' spacing or more steps"
             )
-        rising = [round(Fraction(i * (T - 1), n - 1)) for i in range(n)]
+        rising = [round(i * ((T - 1) / (n - 1))) for i in range(n)]
     else:
         # The paper's τ_i = ⌊c·i²⌋ for i = 1 … n with τ_n = T counts from 1. Where c·i² is
         # below i (n > √T) the steps would repeat; there they rise one by one.
