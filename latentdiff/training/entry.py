@@ -1,0 +1,79 @@
+"""From a command line to a run: what every training script and `latentdiff train` share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from latentdiff.config import parse
+from latentdiff.errors import UserError
+from latentdiff.training.config import TrainConfig
+from latentdiff.training.task import Task
+
+
+class TaskConfig(Protocol):
+    """A task's settings, the loop's nested in them."""
+
+    @property
+    def train(self) -> TrainConfig:
+        """The loop's settings."""
+        ...
+
+
+C = TypeVar("C", bound=TaskConfig)
+
+
+def train_from(
+    task_builder: Callable[[C], Task],
+    config_cls: type[C],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str = "",
+    default: C | None = None,
+    presets: Mapping[str, C] | None = None,
+) -> int:
+    """Parse, build, run; the exit code: 0, or 128 + the signal that stopped the run.
+
+    A mistake raises UserError (in process, `latentdiff train` prints it).
+    """
+    config = parse(
+        config_cls, argv, prog=prog, description=description, default=default, presets=presets
+    )
+    from latentdiff.training.loop import run
+
+    result = run(task_builder(config), config.train, settings=config)
+    return 128 + result.signal if result.stopped == "interrupted" else 0
+
+
+def main_for(
+    task_builder: Callable[[C], Task],
+    config_cls: type[C],
+    argv: Sequence[str] | None = None,
+    prog: str = "train",
+    **keywords: Any,
+) -> int:
+    """`train_from` as a script's whole main: a mistake is one line and exit code 2."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return train_from(task_builder, config_cls, arguments, prog=prog, **keywords)
+    except UserError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped", file=sys.stderr, flush=True)
+        return 130
+    finally:
+        _leave_group()
+
+
+def _leave_group() -> None:
+    """Say goodbye to the other processes, if torch was ever loaded and a group exists."""
+    torch = sys.modules.get("torch")
+    if (
+        torch is not None
+        and torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+    ):
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,248 @@
+"""The training loop: `run(task, config)` trains, whatever the task, wherever it stands.
+
+Time counts from the call of `run`, compiling included, and is summed over resumed sittings. The
+run ends when its decay does; the last validation, sheet and checkpoint come after that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from latentdiff import files
+from latentdiff.checkpoints import folder as checkpoints
+from latentdiff.errors import UserError
+from latentdiff.training import snapshot
+from latentdiff.training.clock import RunClock
+from latentdiff.training.config import TrainConfig
+from latentdiff.training.dry_run import describe_run
+from latentdiff.training.ema import AveragedWeights
+from latentdiff.training.logging import Progress, RunLog
+from latentdiff.training.optim import build_optimizer
+from latentdiff.training.processes import Processes, start
+from latentdiff.training.run_folder import RunFolder, config_hash, default_path
+from latentdiff.training.sampler import Positions, batches
+from latentdiff.training.schedule import Decay
+from latentdiff.training.signals import StopSignals
+from latentdiff.training.task import Task
+from latentdiff.training.trainer import Stopped, Trainer
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended and what it left."""
+
+    run_dir: Path
+    stopped: Stopped | str
+    """"finished", "time" (the hard limit), "interrupted" (a signal) or "dry run"."""
+    step: int = 0
+    positions: int = 0
+    minutes: float = 0.0
+    samples_per_second: float = 0.0
+    signal: int = 0
+    checkpoint: Path | None = None
+    export: Path | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Means over the last log interval, such as "loss"."""
+    validation: dict[str, float] = field(default_factory=dict)
+
+
+def run(task: Task, config: TrainConfig, *, settings: object | None = None) -> RunResult:
+    """Train `task`; `settings` is the whole config that is saved with the run (default: `config`).
+
+    Raises UserError for what the user can mend, NonFiniteError (a UserError) when a loss or
+    gradient is not finite.
+    """
+    began = time.monotonic()
+    settings = config if settings is None else settings
+    folder = RunFolder(default_path(config, task.name))
+    processes = start(config)
+    if processes.is_main:
+        print(f"{task.name}: {processes.describe()}", flush=True)
+    if config.dry_run:
+        if processes.is_main:
+            print(describe_run(task, config, settings, folder.path))
+        return RunResult(run_dir=folder.path, stopped="dry run")
+    if config.steps is None and config.max_minutes is None:
+        raise UserError("neither steps nor max_minutes is set; give --steps N or --max-minutes M")
+    with ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        if processes.is_main:
+            stack.enter_context(files.FolderLock(folder.path))
+        trainer = _build(task, config, settings, folder, processes, began, stack)
+        stopped = trainer.fit(_caught(signals))
+        if processes.count > 1:
+            processes.accelerator.wait_for_everyone()
+        result = _result(trainer, stopped, signals.caught)
+        if processes.is_main:
+            trainer.progress.say(_farewell(task, result))
+        return result
+
+
+def _caught(signals: StopSignals) -> Iterator[int]:
+    while True:
+        yield signals.caught
+
+
+def _build(
+    task: Task,
+    config: TrainConfig,
+    settings: object,
+    folder: RunFolder,
+    processes: Processes,
+    began: float,
+    stack: ExitStack,
+) -> Trainer:
+    """Everything live, in the order in which it must come to life."""
+    progress = Progress(task.name, shown=processes.is_main, step=0)
+    stack.callback(progress.close)
+    source = _source(config, folder, progress)
+    if processes.is_main:
+        _claim(config, settings, folder, progress)
+    _initial_weights(task, config)
+    begun = checkpoints.load(source) if source else None
+    state = begun.state if begun else None
+    if state is not None and state.task != task.name:
+        raise UserError(f"{source} is a checkpoint of the task {state.task}, not of {task.name}")
+    if config.resume and state is not None and state.seed != config.seed:
+        raise UserError(
+            f"the run was begun with --seed {state.seed}, not {config.seed}; resume with that seed"
+        )
+    step = state.step if state else 0
+    positions = Positions(
+        begin_step=step,
+        begin_position=state.positions if state else 0,
+        batch_size=config.batch_size,
+        micro_batches=config.gradient_accumulation,
+        processes=processes.count,
+        rank=processes.rank,
+    )
+    # Workers are forked here, before this process touches the GPU.
+    stream = batches(
+        task,
+        positions,
+        num_workers=config.num_workers,
+        prefetch=config.prefetch,
+        pin_memory=processes.device.type == "cuda",
+    )
+    module = task.module.to(processes.device).train()
+    if config.channels_last:
+        module.to(memory_format=torch.channels_last)
+    averaged = AveragedWeights(module, config.ema_decay)
+    optimizer = build_optimizer(
+        module,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=config.betas,
+    )
+    if begun is not None:
+        snapshot.restore(begun, module, averaged, optimizer)
+    task.prepare(processes.device)
+    if config.compile:
+        module.compile(mode=config.compile, dynamic=False)
+    model = processes.accelerator.prepare_model(module) if processes.count > 1 else module
+    recorded = None
+    if config.resume and state is not None and state.decay_start is not None:
+        assert state.decay_end is not None
+        recorded = Decay(state.decay_start, state.decay_end)
+    clock = RunClock(
+        config,
+        began=began,
+        step=step,
+        begin_step=state.begin_step if config.resume and state else step,
+        minutes_before=state.minutes if config.resume and state else 0.0,
+        recorded=recorded,
+    )
+    log = None
+    if processes.is_main:
+        tensorboard = folder.tensorboard if config.tensorboard else None
+        log = RunLog(folder.log, tensorboard, step=step)
+        stack.callback(log.close)
+        log.write("begin", step, how=processes.describe(), source=str(source or ""))
+    return Trainer(
+        task=task,
+        config=config,
+        config_hash=config_hash(settings),
+        processes=processes,
+        folder=folder,
+        model=model,
+        averaged=averaged,
+        optimizer=optimizer,
+        positions=positions,
+        stream=stream,
+        clock=clock,
+        log=log,
+        progress=progress,
+    )
+
+
+def _source(config: TrainConfig, folder: RunFolder, progress: Progress) -> Path | None:
+    """The checkpoint whose whole state is taken over, if any; what was passed over is said."""
+    if not config.resume:
+        return config.continue_from or config.decay_from
+    found = folder.newest_checkpoint()
+    for skipped in found.skipped:
+        progress.say(f"passed over a damaged checkpoint, {skipped}")
+    progress.say(f"resuming from {found.path}")
+    return found.path
+
+
+def _claim(config: TrainConfig, settings: object, folder: RunFolder, progress: Progress) -> None:
+    """Make the folder this run's: refuse another's, clear interrupted writes, save the config."""
+    if not config.resume:
+        folder.refuse_if_used()
+    for path in (folder.path, folder.checkpoints, folder.sheets):
+        path.mkdir(parents=True, exist_ok=True)
+        files.remove_temporaries(path)
+    changes = folder.save_config(settings)
+    if config.resume and changes:
+        progress.say(f"settings changed since the last sitting: {'; '.join(changes)}")
+
+
+def _initial_weights(task: Task, config: TrainConfig) -> None:
+    """Weights only: a checkpoint's average, a run's export, or an export folder."""
+    source = config.init_from
+    if source is None:
+        return
+    if not source.is_dir():
+        raise UserError(f"no folder at {source}; init_from takes a checkpoint, a run or an export")
+    if (source / checkpoints.EMA).is_file():
+        ema = checkpoints.load(source)
+        snapshot.copy_strict({**ema.weights, **ema.ema}, snapshot.weights(task.module), "weights")
+    else:
+        export = source / "export"
+        task.initialise(export if export.is_dir() else source)
+
+
+def _result(trainer: Trainer, stopped: Stopped, signal: int) -> RunResult:
+    folder = trainer.folder
+    return RunResult(
+        run_dir=folder.path,
+        stopped=stopped,
+        step=trainer.step,
+        positions=trainer.positions_seen,
+        minutes=trainer.clock.minutes(),
+        samples_per_second=trainer.clock.steps_per_second(trainer.step) * trainer.config.batch_size,
+        signal=signal,
+        checkpoint=trainer.saved[1] if trainer.saved else None,
+        export=folder.export,
+        metrics=trainer.metrics,
+        validation=trainer.validation,
+    )
+
+
+def _farewell(task: Task, result: RunResult) -> str:
+    how = {
+        "finished": "done",
+        "time": "stopped at the time limit, before its decay had ended",
+        "interrupted": "interrupted; --resume goes on from here",
+    }[result.stopped]
+    return (
+        f"{task.name}: {how}: step {result.step}, {result.positions:,} samples, "
+        f"{result.minutes:.1f} minutes; checkpoint {result.checkpoint}, weights {result.export}"
+    )

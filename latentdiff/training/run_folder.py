@@ -1,0 +1,95 @@
+"""The folder of one run: where things lie, who may write, which settings it was made with.
+
+config.yaml  log.jsonl  tensorboard/  sheets/  checkpoints/  export/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from latentdiff import files
+from latentdiff.checkpoints import folder as checkpoints
+from latentdiff.config import to_dict
+from latentdiff.errors import UserError
+from latentdiff.training.config import TrainConfig
+
+# How a sitting is started, not what the run is.
+_SITTING = frozenset({"resume", "dry_run", "run_dir", "num_workers", "prefetch", "threads"})
+
+
+class RunFolder:
+    """Paths of a run, and the checks before one begins or goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.log = path / "log.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.sheets = path / "sheets"
+        self.checkpoints = path / "checkpoints"
+        self.export = path / "export"
+
+    def refuse_if_used(self) -> None:
+        """A new run never writes over another's checkpoints."""
+        stored = checkpoints.stored(self.checkpoints)
+        if stored:
+            raise UserError(
+                f"{self.path} already holds a run at step {stored[-1][0]}; "
+                "give --resume to go on with it, or another --run-dir"
+            )
+
+    def newest_checkpoint(self) -> checkpoints.Found:
+        """What to resume from; UserError when there is nothing whole."""
+        found = checkpoints.newest_whole(self.checkpoints)
+        if found.path is None:
+            why = "; ".join(found.skipped) or "no checkpoint in it"
+            raise UserError(
+                f"nothing to resume in {self.path}: {why}; leave out --resume to begin a run"
+            )
+        return found
+
+    def save_config(self, config: object) -> list[str]:
+        """Write config.yaml; returns what differs from the one that stood there."""
+        changes: list[str] = []
+        if self.config.is_file():
+            old = yaml.safe_load(self.config.read_text("utf-8")) or {}
+            changes = list(_differences(old, to_dict(config)))
+        files.write_text(self.config, yaml.safe_dump(to_dict(config), sort_keys=False))
+        return changes
+
+
+def default_path(train: TrainConfig, task_name: str) -> Path:
+    """run_dir, or $LATENTDIFF_RUNS/<task>, or runs/<task>."""
+    if train.run_dir is not None:
+        return train.run_dir
+    return Path(os.environ.get("LATENTDIFF_RUNS", "runs")) / task_name
+
+
+def config_hash(config: object) -> str:
+    """16 hexadecimal digits over all settings that make the run what it is."""
+    text = json.dumps(_essential(to_dict(config)), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def _essential(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _essential(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if key not in _SITTING
+    }
+
+
+def _differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in {**old, **new}:
+            if key not in _SITTING:
+                yield from _differences(old.get(key), new.get(key), f"{where}.{key}".strip("."))
+    elif old != new:
+        yield f"{where} {old} -> {new}"

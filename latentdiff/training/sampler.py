@@ -1,0 +1,108 @@
+"""Which samples a step sees: positions are counted, so order needs no state but a number.
+
+Step k of a run that has seen P samples takes positions P + k·B … P + (k + 1)·B - 1. Micro-batch m
+of process r takes a contiguous piece of them, so the same samples meet the same step whatever the
+number of processes, accumulated micro-batches or workers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from latentdiff.errors import UserError
+from latentdiff.training.task import Batch, Task
+
+
+@dataclass(frozen=True)
+class Positions:
+    """How the samples of a run are dealt to steps, micro-batches and processes."""
+
+    begin_step: int
+    begin_position: int
+    batch_size: int
+    micro_batches: int = 1
+    processes: int = 1
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        """Equal pieces only."""
+        pieces = self.micro_batches * self.processes
+        if self.batch_size % pieces:
+            raise UserError(
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation "
+                f"{self.micro_batches} x {self.processes} processes = {pieces}"
+            )
+
+    def of_step(self, step: int) -> range:
+        """The positions that all processes together see in the update from `step`."""
+        start = self.begin_position + (step - self.begin_step) * self.batch_size
+        return range(start, start + self.batch_size)
+
+    def micro_batch(self, step: int, micro: int) -> range:
+        """This process's piece of micro-batch `micro` of that update."""
+        size = self.batch_size // (self.micro_batches * self.processes)
+        start = (micro * self.processes + self.rank) * size
+        return self.of_step(step)[start : start + size]
+
+
+class _Endless(Sampler[list[int]]):
+    def __init__(self, positions: Positions) -> None:
+        self.positions = positions
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in itertools.count(self.positions.begin_step):
+            for micro in range(self.positions.micro_batches):
+                yield list(self.positions.micro_batch(step, micro))
+
+
+class _Batches(Dataset[Batch]):
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __getitem__(self, positions: Sequence[int]) -> Batch:
+        return self.task.batch(positions)
+
+
+def _worker_begins(_: int) -> None:
+    # Ctrl-C reaches the whole process group; the trainer ends its workers when it has saved.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+
+
+def batches(
+    task: Task, positions: Positions, *, num_workers: int, prefetch: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """Micro-batches for ever, in order; workers call `task.batch` ahead of time."""
+    loader: DataLoader[Batch] = DataLoader(
+        _Batches(task),
+        sampler=_Endless(positions),
+        batch_size=None,
+        num_workers=num_workers,
+        prefetch_factor=prefetch if num_workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_worker_begins,
+        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+    )
+    return iter(loader)
+
+
+def to_device(batch: Batch, device: torch.device, *, channels_last: bool) -> Batch:
+    """Move a batch without waiting; 4-D floats take the NHWC layout if asked."""
+    moved: dict[str, Tensor] = {}
+    for name, tensor in batch.items():
+        layout = (
+            torch.channels_last
+            if channels_last and tensor.ndim == 4 and tensor.is_floating_point()
+            else torch.preserve_format
+        )
+        moved[name] = tensor.to(device, non_blocking=True, memory_format=layout)
+    return moved
