@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from latentdiff.evaluation.alignment import Outcome, Score
     from latentdiff.evaluation.clip_score import ClipScorer
     from latentdiff.evaluation.protocol import Item
-    from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
 PROG = "latentdiff evaluate alignment"
 
@@ -81,7 +80,16 @@ def main(argv: Sequence[str]) -> int:
     scorer = parts.load_clip(loaded) if options.clip else None
     clock = Clock()
     columns: dict[str, list[NDArray[np.uint8]]] = {}
-    columns[alignment.GENERATED] = list(draw(loaded.pipeline, chosen, options))
+    columns[alignment.GENERATED] = list(
+        parts.draw(
+            loaded.pipeline,
+            chosen,
+            steps=options.steps,
+            guidance_scale=options.guidance_scale,
+            scheduler=options.scheduler,
+            batch_size=options.batch_size,
+        )
+    )
     clock.lap("drawing")
     columns[alignment.RENDERS] = parts.renders(chosen)
     clock.lap("rendering")
@@ -120,27 +128,6 @@ class Clock:
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.laps.items())
-
-
-def draw(
-    pipeline: TextToImagePipeline, chosen: Sequence[Item], options: Options
-) -> Iterator[NDArray[np.uint8]]:
-    """The generator's pictures, in the items' order, H W 3 uint8."""
-    from tqdm import tqdm
-
-    arguments: dict[str, Any] = {"scheduler": options.scheduler}
-    if options.steps is not None:
-        arguments["num_inference_steps"] = options.steps
-    if options.guidance_scale is not None:
-        arguments["guidance_scale"] = options.guidance_scale
-    with tqdm(total=len(chosen), unit="picture", disable=None) as bar:
-        for first in range(0, len(chosen), options.batch_size):
-            batch = chosen[first : first + options.batch_size]
-            made = pipeline(
-                [item.prompt for item in batch], seeds=[item.seed for item in batch], **arguments
-            )
-            yield from (np.asarray(image.convert("RGB")) for image in made.images)
-            bar.update(len(batch))
 
 
 def judged(

@@ -61,13 +61,19 @@ def main(argv: Sequence[str]) -> int:
     if options.answers is not None:
         return score(options.output, options.answers)
     from latentdiff.cli import evaluation_parts as parts
-    from latentdiff.cli.evaluate_alignment import draw
     from latentdiff.evaluation import protocol
     from latentdiff.evaluation.report import Cell, contact_sheet
 
     chosen = protocol.blind_items(options.count, options.salt)
     loaded = parts.load(options.model, options.dtype, options.device)
-    pictures = list(draw(loaded.pipeline, chosen, options))
+    pictures = parts.draw(
+        loaded.pipeline,
+        chosen,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        scheduler=options.scheduler,
+        batch_size=options.batch_size,
+    )
     cells = [Cell(picture=p, label=f"{n + 1}") for n, p in enumerate(pictures)]
     with files.atomic_path(options.output / SHEET) as temporary:
         contact_sheet(cells, columns=6).save(temporary)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,36 @@ def load_clip(loaded: Loaded) -> ClipScorer:
     )
 
 
+def draw(
+    pipeline: TextToImagePipeline,
+    chosen: Sequence[Item],
+    *,
+    steps: int | None,
+    guidance_scale: float | None,
+    scheduler: str,
+    batch_size: int,
+) -> Iterator[NDArray[np.uint8]]:
+    """The generator's pictures, in the items' order, H W 3 uint8; a bar shows the rate.
+
+    None for steps or guidance leaves the model its own default.
+    """
+    from tqdm import tqdm
+
+    given = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+    arguments: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    with tqdm(total=len(chosen), unit="picture", disable=None) as bar:
+        for first in range(0, len(chosen), batch_size):
+            batch = chosen[first : first + batch_size]
+            made = pipeline(
+                [item.prompt for item in batch],
+                seeds=[item.seed for item in batch],
+                scheduler=scheduler,
+                **arguments,
+            )
+            yield from (np.asarray(image.convert("RGB")) for image in made.images)
+            bar.update(len(batch))
+
+
 def renders(chosen: Sequence[Item]) -> list[NDArray[np.uint8]]:
     """The world's own pictures of the items, 128 px: what a perfect generator could draw."""
     from latentdiff.evaluation.protocol import EVALUATION_WORLD_SEED
@@ -112,7 +142,7 @@ def renders(chosen: Sequence[Item]) -> list[NDArray[np.uint8]]:
 
 @torch.inference_mode()
 def reconstruct(
-    loaded: Loaded, pictures: Sequence[NDArray[np.uint8]], batch_size: int = 16
+    loaded: Loaded, pictures: Iterable[NDArray[np.uint8]], batch_size: int = 16
 ) -> list[NDArray[np.uint8]]:
     """Pictures through the autoencoder and back, by the posterior's mode, in its own precision."""
     from latentdiff.evaluation.judge import batches, to_pixels

@@ -10,6 +10,7 @@ transformers `CLIPVisionModelWithProjection` plus `text_projection.safetensors`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,8 @@ class ClipScorer:
     @torch.inference_mode()
     def embed_pictures(self, pictures: Sequence[Image.Image | NDArray[np.uint8]]) -> Tensor:
         """Unit embeddings (N, P) float32. The towers were trained on pixels in [-1, 1]."""
-        size = int(self.vision.config.image_size)
+        size = self.vision.config.image_size
+        assert isinstance(size, int), f"a square picture size was expected, found {size}"
         stack = np.stack([to_array(picture, size) for picture in pictures])
         embedded = self.vision(pixel_values=to_pixels(stack)).image_embeds
         return torch.nn.functional.normalize(embedded.float(), dim=-1)
@@ -81,15 +83,19 @@ class ClipScorer:
 def save_vision(clip: CLIPModel, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a CLIP model's vision tower and both projections into `folder` (see `load`)."""
     from safetensors.torch import save_file
-    from transformers import CLIPVisionModelWithProjection
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    vision = CLIPVisionModelWithProjection(clip.config.vision_config)
+    config = clip.config.vision_config
+    assert isinstance(config, CLIPVisionConfig)
+    vision = CLIPVisionModelWithProjection(copy.deepcopy(config))
     state = clip.state_dict()
     vision.load_state_dict({name: state[name] for name in vision.state_dict()}, strict=True)
     kept = torch.float32 if dtype is None else dtype
-    vision.to(kept).save_pretrained(root)
+    for parameter in vision.parameters():
+        parameter.data = parameter.data.to(kept)
+    vision.save_pretrained(root)
     projection = clip.text_projection.weight.detach().to("cpu", kept).contiguous()
     save_file({"weight": projection}, str(root / TEXT_PROJECTION), metadata={"format": "pt"})
 

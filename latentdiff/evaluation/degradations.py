@@ -9,9 +9,11 @@ its own addressed stream; nothing is drawn on the device.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,7 +42,7 @@ WARP_GRID = 5
 _TO_OPPONENT = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
 
 
-def draw(run_seed: int, position: int) -> dict[str, np.ndarray]:
+def draw(run_seed: int, position: int) -> dict[str, NDArray[Any]]:
     """The degradation of the sample at `position`: three of eight stay clean, as they are.
 
     Returns `luma`, `chroma` (row-operator numbers), `gain`, `shift` (3,), `noise` (std, in units
@@ -126,7 +128,7 @@ class Degrade(nn.Module):
         return self.noise_bank[:, rows, columns].transpose(0, 1)
 
 
-def row_operator(kind: str, size: int, a: float, b: float) -> np.ndarray:
+def row_operator(kind: str, size: int, a: float, b: float) -> NDArray[np.float64]:
     """One degradation as a (size, size) matrix that acts on rows (and, transposed, on columns).
 
     "gauss" blurs by std a px; "resample" averages a px and interpolates back; "block_dct" keeps
@@ -138,17 +140,17 @@ def row_operator(kind: str, size: int, a: float, b: float) -> np.ndarray:
         return np.eye(size)
     if kind == "gauss":
         weights = np.exp(-((place[:, None] - place[None, :]) ** 2) / (2 * a * a))
-        return weights / weights.sum(axis=1, keepdims=True)
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float64)
     step = int(a)
     if kind == "resample":
         down = np.kron(np.eye(size // step), np.full((1, step), 1.0 / step))
         centres = (np.arange(size // step) + 0.5) * step - 0.5
         hat = np.maximum(0.0, 1.0 - np.abs(place[:, None] - centres[None, :]) / step)
-        return hat / hat.sum(axis=1, keepdims=True) @ down
+        return np.asarray(hat / hat.sum(axis=1, keepdims=True) @ down, np.float64)
     if kind == "block_dct":
         n, k = np.arange(step) + 0.5, np.arange(step)
         basis = math.sqrt(2.0 / step) * np.cos(math.pi * np.outer(k, n) / step)
         basis[0] /= math.sqrt(2.0)
         kept = basis[: int(b)]
-        return np.kron(np.eye(size // step), kept.T @ kept)
+        return np.asarray(np.kron(np.eye(size // step), kept.T @ kept), np.float64)
     raise ValueError(f"unknown operator {kind!r}")
