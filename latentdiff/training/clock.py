@@ -8,12 +8,14 @@ They are recorded, so the learning rate stays a pure function of the step.
 from __future__ import annotations
 
 import time
+from collections import deque
 
 from latentdiff.training.config import TrainConfig
 from latentdiff.training.schedule import Decay, decay_over_last, decay_within
 
 HARD_LIMIT = 1.1  # times max_minutes: a run that its measured rate misled stops here
 _SETTLED = 5  # updates of a sitting before its rate is believed (compiling, warming up)
+_WINDOW, _SPACING = 180.0, 0.5  # seconds over which the rate is taken, and between marks
 _MARGIN = 0.98
 
 
@@ -32,7 +34,7 @@ class RunClock:
     ) -> None:
         self._config, self._began, self._first_step = config, began, step
         self._minutes_before, self.begin_step = minutes_before, begin_step
-        self._mark: tuple[float, int] | None = None
+        self._marks: deque[tuple[float, int]] = deque()
         self.closing_seconds = 0.0  # the last validation, sheet and checkpoint took this long
         # A decay alone takes all its steps; by time it begins once a rate has been measured.
         self.fraction = 0.9 if config.decay_from is not None else config.decay_fraction
@@ -49,12 +51,17 @@ class RunClock:
 
     def tick(self, step: int) -> None:
         """Called after every update."""
-        if self._mark is None and step - self._first_step >= _SETTLED:
-            self._mark = (time.monotonic(), step)
+        now = time.monotonic()
+        marks = self._marks
+        if step - self._first_step < _SETTLED or (marks and now - marks[-1][0] < _SPACING):
+            return
+        marks.append((now, step))
+        while now - marks[0][0] > _WINDOW:
+            marks.popleft()
 
     def steps_per_second(self, step: int) -> float:
-        """The sitting's rate, all interruptions included, without its first updates."""
-        since, first = self._mark or (self._began, self._first_step)
+        """The rate of the last minutes, interruptions included, first updates left out."""
+        since, first = self._marks[0] if self._marks else (self._began, self._first_step)
         if step <= first:
             since, first = self._began, self._first_step
         return (step - first) / max(1e-9, time.monotonic() - since)

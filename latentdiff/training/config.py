@@ -117,6 +117,11 @@ class TrainConfig:
                 f"batch_size {self.batch_size} is not a multiple of gradient_accumulation "
                 f"{self.gradient_accumulation}"
             )
+        if self.compile == "reduce-overhead" and self.gradient_accumulation > 1:
+            raise UserError(
+                "compile reduce-overhead replays CUDA graphs, which overwrite the gradients that "
+                "gradient_accumulation keeps; use compile default, or gradient_accumulation 1"
+            )
         starts = [
             name
             for name in ("init_from", "continue_from", "decay_from")

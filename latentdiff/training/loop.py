@@ -26,7 +26,7 @@ from latentdiff.training.logging import Progress, RunLog
 from latentdiff.training.optim import build_optimizer
 from latentdiff.training.processes import Processes, start
 from latentdiff.training.run_folder import RunFolder, config_hash, default_path
-from latentdiff.training.sampler import Positions, batches
+from latentdiff.training.sampler import Positions, batches, fit_workers, shared_memory_free
 from latentdiff.training.schedule import Decay
 from latentdiff.training.signals import StopSignals
 from latentdiff.training.task import Task
@@ -122,17 +122,27 @@ def _build(
         processes=processes.count,
         rank=processes.rank,
     )
-    # Workers are forked here, before this process touches the GPU.
+    workers, prefetch = config.num_workers, config.prefetch
+    if workers:
+        workers, prefetch = fit_workers(task, positions, workers, prefetch, shared_memory_free())
+        if (workers, prefetch) != (config.num_workers, config.prefetch):
+            progress.say(
+                f"/dev/shm is small: {workers} data workers with {prefetch} batches ahead, "
+                f"not {config.num_workers} with {config.prefetch}"
+            )
+    # Workers are forked here, before the module touches the GPU.
     stream = batches(
         task,
         positions,
-        num_workers=config.num_workers,
-        prefetch=config.prefetch,
+        num_workers=workers,
+        prefetch=prefetch,
         pin_memory=processes.device.type == "cuda",
     )
     module = task.module.to(processes.device).train()
     if config.channels_last:
-        module.to(memory_format=torch.channels_last)
+        for parameter in module.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     averaged = AveragedWeights(module, config.ema_decay)
     optimizer = build_optimizer(
         module,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,9 @@ class GuardedStep:
     ) -> None:
         named = trained_parameters(module)
         self.names, self.parameters = tuple(named), tuple(named.values())
-        self.optimizer, self.grad_clip = optimizer, grad_clip
+        # Any: found_inf and grad_scale are attributes that only the fused step looks for.
+        self.optimizer: Any = optimizer
+        self.grad_clip = grad_clip
         device = self.parameters[0].device
         self.bad = torch.zeros((), device=device)  # 1.0 once something was not finite
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
@@ -77,7 +80,7 @@ class GuardedStep:
         """
         grads = self._gradients()
         norms = torch.stack(torch._foreach_norm(grads)).float()
-        norm = torch.linalg.vector_norm(norms)
+        norm: Tensor = torch.linalg.vector_norm(norms)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         newly = ~finite & (self.bad == 0)
         self.bad_step = torch.where(newly, torch.full_like(self.bad_step, step), self.bad_step)

@@ -8,10 +8,12 @@ number of processes, accumulated micro-batches or workers.
 from __future__ import annotations
 
 import itertools
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -95,14 +97,35 @@ def batches(
     return iter(loader)
 
 
+def shared_memory_free() -> int | None:
+    """Bytes free in /dev/shm, through which workers hand over batches; None where there is none."""
+    shm = Path("/dev/shm")
+    return shutil.disk_usage(shm).free if shm.is_dir() else None
+
+
+def fit_workers(
+    task: Task, positions: Positions, num_workers: int, prefetch: int, free: int | None
+) -> tuple[int, int]:
+    """(workers, batches ahead) that fit into shared memory; (0, ...) when not even one does.
+
+    A container's /dev/shm may be as small as 64 MB, and a worker that overruns it dies without
+    a word of explanation.
+    """
+    if free is None:
+        return num_workers, prefetch
+    example = task.batch(list(positions.micro_batch(positions.begin_step, 0)))
+    size = sum(t.numel() * t.element_size() for t in example.values())
+    room = int(free * 0.8) // max(1, size) - 2  # two are on their way to the device
+    workers = max(0, min(num_workers, room))
+    return workers, max(1, min(prefetch, room // workers)) if workers else prefetch
+
+
 def to_device(batch: Batch, device: torch.device, *, channels_last: bool) -> Batch:
     """Move a batch without waiting; 4-D floats take the NHWC layout if asked."""
     moved: dict[str, Tensor] = {}
     for name, tensor in batch.items():
-        layout = (
-            torch.channels_last
-            if channels_last and tensor.ndim == 4 and tensor.is_floating_point()
-            else torch.preserve_format
-        )
-        moved[name] = tensor.to(device, non_blocking=True, memory_format=layout)
+        there = tensor.to(device, non_blocking=True)
+        if channels_last and there.ndim == 4 and there.is_floating_point():
+            there = there.contiguous(memory_format=torch.channels_last)
+        moved[name] = there
     return moved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
@@ -100,7 +100,9 @@ class Trainer:
         torch.manual_seed(
             seeding.key(config.seed, "module", step, self.processes.rank) & (2**63 - 1)
         )
-        torch.compiler.cudagraph_mark_step_begin()
+        if config.compile == "reduce-overhead":
+            mark_step_begin: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
+            mark_step_begin()
         loss_sum = torch.zeros((), device=self.processes.device)
         for micro in range(config.gradient_accumulation):
             batch = to_device(

@@ -20,11 +20,11 @@ from latentdiff.training.config import TrainConfig
 class Regressor(nn.Module):
     """(B, 2, 6, 6) -> the same, with a frozen part, a buffer and dropout."""
 
-    def __init__(self) -> None:
+    def __init__(self, plain: bool = False) -> None:
         super().__init__()
         self.first = nn.Conv2d(2, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.drop = nn.Dropout(0.1)
+        self.norm = nn.Identity() if plain else nn.BatchNorm2d(4)
+        self.drop = nn.Identity() if plain else nn.Dropout(0.1)
         self.last = nn.Conv2d(4, 2, 3, padding=1)
         self.fixed = nn.Conv2d(2, 2, 1).requires_grad_(False)
         self.gain = nn.Parameter(torch.ones(()))
@@ -41,10 +41,12 @@ class RegressorTask:
 
     name = "regressor"
 
-    def __init__(self, seed: int = 0, poisoned: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, seed: int = 0, *, poisoned: frozenset[int] = frozenset(), plain: bool = False
+    ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(5)
-            self.module = Regressor()
+            self.module: nn.Module = Regressor(plain)
         self.seed, self.poisoned = seed, poisoned
         self.seen: list[tuple[int, ...]] = []
 
@@ -84,10 +86,15 @@ class RegressorTask:
 class RegressorConfig:
     """Settings of the regressor when it is launched as a script."""
 
+    plain: bool = False
+    """Without batch statistics and dropout, so that processes compute what one would."""
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
 if __name__ == "__main__":
     from latentdiff.training.entry import main_for
 
-    sys.exit(main_for(lambda c: RegressorTask(c.train.seed), RegressorConfig, prog="regressor"))
+    def build(config: RegressorConfig) -> RegressorTask:
+        return RegressorTask(config.train.seed, plain=config.plain)
+
+    sys.exit(main_for(build, RegressorConfig, prog="regressor"))

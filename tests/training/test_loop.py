@@ -1,0 +1,261 @@
+"""The loop, on a tiny real task: exact resuming, the guard, the time limit, the folder's rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from regressor import RegressorTask
+from safetensors.torch import load_file
+
+from latentdiff import files
+from latentdiff.checkpoints import folder as checkpoints
+from latentdiff.errors import UserError
+from latentdiff.training import loop
+from latentdiff.training.config import TrainConfig
+from latentdiff.training.optim import NonFiniteError
+
+BASE = TrainConfig(
+    steps=20,
+    batch_size=6,
+    learning_rate=1e-2,
+    warmup_steps=3,
+    ema_decay=0.9,
+    log_every=7,
+    validate_every=0,
+    sheet_every=0,
+    device="cpu",
+    tensorboard=False,
+)
+
+
+def settings(run_dir: Path, **changes: Any) -> TrainConfig:
+    return dataclasses.replace(BASE, run_dir=run_dir, **changes)
+
+
+def tensors(run_dir: Path, step: int) -> dict[str, dict[str, torch.Tensor]]:
+    folder = run_dir / "checkpoints" / checkpoints.folder_name(step)
+    names = (checkpoints.WEIGHTS, checkpoints.EMA, checkpoints.OPTIMIZER)
+    # Cloned: safetensors maps the file, and a test damages one.
+    return {n: {k: v.clone() for k, v in load_file(folder / n).items()} for n in names}
+
+
+def assert_same_bits(a: Any, b: Any) -> None:
+    assert a.keys() == b.keys()
+    for part in a:
+        assert a[part].keys() == b[part].keys()
+        for name in a[part]:
+            assert torch.equal(a[part][name], b[part][name]), (part, name)
+
+
+class Stopping(RegressorTask):
+    """Sends this process SIGTERM when the batch that begins at `at` is asked for."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def batch(self, positions):
+        if positions[0] == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().batch(positions)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_ten_steps_resume_and_ten_more_equal_twenty_bit_for_bit(tmp_path, accumulation):
+    whole, parts = RegressorTask(), Stopping(at=9 * 6)
+    loop.run(whole, settings(tmp_path / "a", gradient_accumulation=accumulation))
+    config = settings(tmp_path / "b", gradient_accumulation=accumulation)
+    first = loop.run(parts, config)
+    assert (first.stopped, first.step, first.signal) == ("interrupted", 10, signal.SIGTERM)
+    resumed = RegressorTask()
+    last = loop.run(resumed, dataclasses.replace(config, resume=True))
+    assert (last.stopped, last.step, last.positions) == ("finished", 20, 120)
+    assert parts.seen + resumed.seen == whole.seen
+    assert_same_bits(tensors(tmp_path / "a", 20), tensors(tmp_path / "b", 20))
+
+
+def test_workers_change_neither_order_nor_weights(tmp_path):
+    loop.run(RegressorTask(), settings(tmp_path / "a", steps=8))
+    loop.run(RegressorTask(), settings(tmp_path / "b", steps=8, num_workers=2))
+    assert_same_bits(tensors(tmp_path / "a", 8), tensors(tmp_path / "b", 8))
+
+
+def test_a_run_learns_and_publishes_its_averaged_weights(tmp_path):
+    task = RegressorTask()
+    with torch.no_grad():
+        before = task.validate(task.module.eval(), 0)
+    config = settings(tmp_path, steps=60, validate_every=30, sheet_every=30, log_every=30)
+    result = loop.run(task, config)
+    assert result.validation["error"] < 0.8 * before["error"]
+    assert sorted(p.name for p in (tmp_path / "sheets").iterdir()) == [
+        "step-00000030.png",
+        "step-00000060.png",
+    ]
+    exported = load_file(result.export / "model.safetensors")
+    averaged = tensors(tmp_path, 60)[checkpoints.EMA]
+    assert averaged and all(torch.equal(exported[name], averaged[name]) for name in averaged)
+    assert not torch.equal(averaged["last.weight"], task.module.last.weight)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines if x["event"] == "train"] == [30, 60]
+    assert (tmp_path / "config.yaml").is_file()
+
+
+def test_a_poisoned_batch_stops_the_run_before_anything_changes(tmp_path):
+    clean = RegressorTask()
+    loop.run(clean, settings(tmp_path / "clean", steps=5, warmup_steps=0, decay_fraction=0.0))
+    task = RegressorTask(poisoned=frozenset({5 * 6 + 2}))
+    config = settings(tmp_path / "bad", warmup_steps=0, decay_fraction=0.0)
+    with pytest.raises(NonFiniteError, match=r"step 5, batch positions 30…35: loss nan; .*first"):
+        loop.run(task, config)
+    for name, value in clean.module.named_parameters():
+        assert torch.equal(value, dict(task.module.named_parameters())[name]), name
+    assert checkpoints.stored(tmp_path / "bad" / "checkpoints") == []
+    assert "non_finite" in (tmp_path / "bad" / "log.jsonl").read_text()
+
+
+def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
+    with files.FolderLock(tmp_path), pytest.raises(UserError, match="in use by process"):
+        loop.run(RegressorTask(), settings(tmp_path))
+
+
+def test_a_used_folder_needs_resume_and_an_empty_one_cannot_resume(tmp_path):
+    with pytest.raises(UserError, match="nothing to resume"):
+        loop.run(RegressorTask(), settings(tmp_path, resume=True))
+    loop.run(RegressorTask(), settings(tmp_path, steps=2))
+    with pytest.raises(UserError, match="already holds a run at step 2"):
+        loop.run(RegressorTask(), settings(tmp_path))
+
+
+def test_resume_passes_over_a_damaged_checkpoint_and_says_so(tmp_path, capsys):
+    loop.run(RegressorTask(), settings(tmp_path, steps=20))  # leaves steps 17 and 20
+    newest = tmp_path / "checkpoints" / checkpoints.folder_name(20)
+    whole = tensors(tmp_path, 20)
+    damaged = bytearray((newest / checkpoints.WEIGHTS).read_bytes())
+    damaged[-1] ^= 1
+    (newest / checkpoints.WEIGHTS).write_bytes(bytes(damaged))
+    result = loop.run(RegressorTask(), settings(tmp_path, steps=20, resume=True))
+    text = capsys.readouterr().out
+    assert "step-00000020: weights.safetensors differs" in text
+    assert "resuming from" in text and "step-00000017" in text
+    assert result.step == 20
+    assert_same_bits(tensors(tmp_path, 20), whole)
+
+
+def test_another_seed_or_another_task_cannot_resume(tmp_path):
+    loop.run(RegressorTask(), settings(tmp_path, steps=2))
+    with pytest.raises(UserError, match="begun with --seed 0"):
+        loop.run(RegressorTask(1), settings(tmp_path, resume=True, seed=1))
+    other = RegressorTask()
+    other.name = "other"
+    with pytest.raises(UserError, match="checkpoint of the task regressor"):
+        loop.run(other, settings(tmp_path, resume=True))
+
+
+def test_a_time_limit_alone_fixes_the_decay_once_and_ends_the_run(tmp_path):
+    config = settings(tmp_path, steps=None, max_minutes=1.5 / 60, decay_fraction=0.4)
+    result = loop.run(RegressorTask(), config)
+    state = checkpoints.read_state(result.checkpoint)
+    assert result.stopped in ("finished", "time")
+    assert 0 < state.decay_start < state.decay_end
+    if result.stopped == "finished":
+        assert result.step == state.decay_end
+    kept = checkpoints.read_state(
+        tmp_path / "checkpoints" / checkpoints.folder_name(state.decay_start)
+    )
+    assert kept.keep and (kept.decay_start, kept.decay_end) == (state.decay_start, state.decay_end)
+
+
+def test_a_decay_branches_off_a_checkpoint_into_a_new_run(tmp_path):
+    loop.run(RegressorTask(), settings(tmp_path / "a", steps=10, decay_fraction=0.0))
+    source = tmp_path / "a" / "checkpoints" / checkpoints.folder_name(10)
+    result = loop.run(RegressorTask(), settings(tmp_path / "b", steps=6, decay_from=source))
+    state = checkpoints.read_state(result.checkpoint)
+    assert (state.begin_step, state.decay_start, state.decay_end) == (10, 10, 16)
+    assert (result.step, state.positions) == (16, 96)
+    further = loop.run(RegressorTask(), settings(tmp_path / "c", steps=10, continue_from=source))
+    assert checkpoints.read_state(further.checkpoint).decay_start == 18
+    assert checkpoints.stored(tmp_path / "a" / "checkpoints") == [(10, source)]
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "run", "export"])
+def test_init_from_takes_the_averaged_weights_only(tmp_path, what):
+    made = loop.run(RegressorTask(), settings(tmp_path / "a", steps=4))
+    source = {"checkpoint": made.checkpoint, "run": made.run_dir, "export": made.export}[what]
+    task = RegressorTask()
+    config = settings(
+        tmp_path / "b", steps=1, init_from=source, learning_rate=1e-12, weight_decay=0.0
+    )
+    loop.run(task, config)
+    for name, value in load_file(made.checkpoint / checkpoints.EMA).items():
+        assert torch.allclose(value, dict(task.module.named_parameters())[name], atol=1e-9), name
+    assert checkpoints.read_state(tmp_path / "b/checkpoints/step-00000001").positions == 6
+
+
+def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path, capsys):
+    result = loop.run(RegressorTask(), settings(tmp_path / "run", dry_run=True))
+    text = capsys.readouterr().out
+    assert result.stopped == "dry run" and not (tmp_path / "run").exists()
+    assert "batch_size: 6" in text and "159 trained" in text and "6 frozen" in text
+    assert "step        17" in text
+
+
+def test_bf16_and_channels_last_train_on_cpu(tmp_path):
+    config = settings(tmp_path, steps=4, mixed_precision="bf16", channels_last=True)
+    result = loop.run(RegressorTask(), config)
+    assert result.metrics == {} and result.step == 4
+    assert all(
+        t.dtype == torch.float32
+        for t in tensors(tmp_path, 4)[checkpoints.WEIGHTS].values()
+        if t.is_floating_point()
+    )
+
+
+def test_neither_steps_nor_minutes_is_refused(tmp_path):
+    with pytest.raises(UserError, match="neither steps nor max_minutes"):
+        loop.run(RegressorTask(), settings(tmp_path, steps=None))
+
+
+def launch(run_dir: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    command += [str(Path(__file__).with_name("regressor.py")), "--run-dir", str(run_dir)]
+    command += ["--steps", "6", "--batch-size", "8", "--warmup-steps", "1", "--plain"]
+    return subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *command, *options],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_two_processes_make_the_weights_that_one_makes(tmp_path, accumulation):
+    options = ("--gradient-accumulation", str(accumulation), "--ema-decay", "0.9")
+    two = launch(tmp_path / "two", *options, ACCELERATE_USE_CPU="true")
+    assert two.returncode == 0, two.stderr
+    assert "2 processes, backend gloo, device cpu" in two.stdout
+    config = settings(tmp_path / "one", steps=6, batch_size=8, warmup_steps=1, learning_rate=1e-3)
+    loop.run(RegressorTask(plain=True), config)
+    a, b = tensors(tmp_path / "one", 6), tensors(tmp_path / "two", 6)
+    for part in (checkpoints.WEIGHTS, checkpoints.EMA):
+        for name, value in a[part].items():
+            assert torch.allclose(value, b[part][name], atol=1e-5), (part, name)
+    assert checkpoints.read_state(tmp_path / "two/checkpoints/step-00000006").positions == 48
+
+
+@pytest.mark.slow
+def test_processes_that_each_believe_they_are_alone_are_refused(tmp_path):
+    result = launch(tmp_path)
+    assert result.returncode != 0
+    assert "started 2 processes (WORLD_SIZE), but this one is in a group of 1" in result.stderr
+    assert not (tmp_path / "checkpoints").exists()
