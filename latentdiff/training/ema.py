@@ -28,15 +28,15 @@ class AveragedWeights:
         self.parameters: dict[str, Tensor] = {name: averaged[name] for name in names}
         for parameter in self.parameters.values():
             parameter.data = parameter.data.float()
-        # Aliases taken once: the module's storage stays where it is from here on.
         self._averaged = list(self.parameters.values())
-        self._current: list[Tensor] = [p.detach() for p in names.values()]
+        self._current = list(names.values())
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the current weights after the update that made step `step` (from 1)."""
         weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
-        current = [p.float() for p in self._current]
+        # Taken afresh: wrapping for several processes may rebind a parameter's storage.
+        current: list[Tensor] = [p.detach().float() for p in self._current]
         if self.decay == 0.0:
             torch._foreach_copy_(self._averaged, current)
         else:
