@@ -62,6 +62,10 @@ def load(model: str, dtype: str, device: str) -> Loaded:
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     pipeline = TextToImagePipeline.from_pretrained(model, dtype=kind, device=where)
+    if where == "cpu" and kind == torch.bfloat16:
+        # Several times faster in this layout; the numbers are the same up to rounding.
+        for part in (pipeline.bundle.unet, pipeline.bundle.vae):
+            part.to(memory_format=torch.channels_last)
     source = Path(str(pipeline.bundle.source))
     return Loaded(
         pipeline=pipeline,

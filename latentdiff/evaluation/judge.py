@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,11 @@ class _Residual(nn.Module):
 
 
 class Judge(nn.Module):
-    """A residual network, 128 → 32 → 16 → 8, mean- and max-pooled into two linear heads.
+    """A residual network, 128 → 32 → 16 → 8, and two linear heads.
+
+    The subject head names every place of the 8×8 map by itself; a class's logit is the smooth
+    maximum (log-mean-exp) of its places', so two subjects do not blur each other's evidence. The
+    setting head sees the map's mean and maximum.
 
     `subjects` and `settings` name the classes in the order of the logits.
     """
@@ -86,7 +91,7 @@ class Judge(nn.Module):
             _Norm(third),
             nn.SiLU(),
         )
-        self.subject_head = nn.Linear(2 * third, len(self.subjects))
+        self.subject_head = nn.Conv2d(third, len(self.subjects), 1)
         self.setting_head = nn.Linear(2 * third, len(self.settings))
 
     def forward(self, pixels: Tensor) -> JudgeLogits:
@@ -94,7 +99,9 @@ class Judge(nn.Module):
         assert pixels.ndim == 4 and pixels.shape[1] == 3, f"B 3 H W expected: {pixels.shape}"
         maps = self.features(pixels)
         pooled = torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
-        return JudgeLogits(subject=self.subject_head(pooled), setting=self.setting_head(pooled))
+        places = self.subject_head(maps).flatten(2)
+        subject = places.float().logsumexp(dim=2) - math.log(places.shape[2])
+        return JudgeLogits(subject=subject, setting=self.setting_head(pooled))
 
 
 def save(judge: Judge, folder: str | Path) -> None:

@@ -80,6 +80,11 @@ def test_the_loss_is_least_at_the_soft_target() -> None:
     found = objective(batch)
     assert found["loss"].item() == pytest.approx(0.6931, abs=1e-3)
     assert float(found["subject_accuracy"]) == 1.0 and float(found["setting_accuracy"]) == 1.0
+    # Certain of the first alone: half of the target lies 20 nats away.
+    with torch.no_grad():
+        objective.judge.subject_head.bias.copy_(torch.tensor([20.0, 0.0, -20.0]))
+    batch["subjects"] = torch.tensor([[0, 1], [0, 1]])
+    assert objective(batch)["loss"].item() == pytest.approx(10.0, abs=1e-3)
 
 
 def test_it_learns_a_handful_of_pictures_by_heart(task: JudgeTask) -> None:
