@@ -1,0 +1,44 @@
+"""Train CLIP: `accelerate launch -m latentdiff.train_scripts.clip --preset cpu …`.
+
+Options come from `--preset`, then `--config FILE.yaml`, then the command line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from latentdiff.training.entry import main_for, train_from
+
+PROG = "python -m latentdiff.train_scripts.clip"
+DESCRIPTION = "Train the CLIP towers and the tokenizer on captioned scenes."
+
+
+def main(argv: Sequence[str], prog: str = PROG) -> int:
+    """Train in this process; returns the exit code, raises UserError for a mistake."""
+    from latentdiff.training import clip
+
+    return train_from(
+        clip.ClipTask,
+        clip.ClipConfig,
+        argv,
+        prog=prog,
+        description=DESCRIPTION,
+        default=clip.PRESETS["cpu"],
+        presets=clip.PRESETS,
+    )
+
+
+if __name__ == "__main__":
+    from latentdiff.training import clip
+
+    sys.exit(
+        main_for(
+            clip.ClipTask,
+            clip.ClipConfig,
+            prog=PROG,
+            description=DESCRIPTION,
+            default=clip.PRESETS["cpu"],
+            presets=clip.PRESETS,
+        )
+    )

@@ -1,0 +1,44 @@
+"""Train the autoencoder: `accelerate launch -m latentdiff.train_scripts.vae --preset cpu …`.
+
+Options come from `--preset`, then `--config FILE.yaml`, then the command line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from latentdiff.training.entry import main_for, train_from
+
+PROG = "python -m latentdiff.train_scripts.vae"
+DESCRIPTION = "Train the autoencoder on scenes."
+
+
+def main(argv: Sequence[str], prog: str = PROG) -> int:
+    """Train in this process; returns the exit code, raises UserError for a mistake."""
+    from latentdiff.training import vae
+
+    return train_from(
+        vae.VaeTask,
+        vae.VaeConfig,
+        argv,
+        prog=prog,
+        description=DESCRIPTION,
+        default=vae.PRESETS["cpu"],
+        presets=vae.PRESETS,
+    )
+
+
+if __name__ == "__main__":
+    from latentdiff.training import vae
+
+    sys.exit(
+        main_for(
+            vae.VaeTask,
+            vae.VaeConfig,
+            prog=PROG,
+            description=DESCRIPTION,
+            default=vae.PRESETS["cpu"],
+            presets=vae.PRESETS,
+        )
+    )
