@@ -162,9 +162,20 @@ def render(argv: list[str]) -> int:
         description="Fill a pool of rendered scenes that training reads.",
     )
     pool = importlib.import_module("latentdiff.data.pixel_pool")
+    begun = time.monotonic()
+
+    def progress(done: int, count: int) -> None:
+        rate = done / max(1e-9, time.monotonic() - begun)
+        print(f"\r{done} of {count} scenes, {rate:.0f}/s", end="", file=sys.stderr, flush=True)
+
     pool.build_pool(
-        options.folder, options.seed, options.count, options.workers or default_workers()
+        options.folder,
+        world_seed=options.seed,
+        count=options.count,
+        workers=options.workers or default_workers(),
+        progress=progress,
     )
+    print(file=sys.stderr)
     print(options.folder)
     return 0
 

@@ -24,7 +24,7 @@ _SUPERSAMPLE = 4
 @lru_cache(maxsize=4096)
 def _hex(color: str) -> Float:
     digits = color.lstrip("#")
-    values = np.array([int(digits[i : i + 2], 16) for i in (0, 2, 4)], np.float32) / 255
+    values: Float = np.array([int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)], np.float32)
     values.setflags(write=False)
     return values
 

@@ -117,8 +117,10 @@ class World:
             )
             for key in self.subjects
         }
-        for key, groups in self._allowed.items():
-            if not any(groups):
+        if subjects is None:
+            self.subjects = tuple(key for key in self.subjects if any(self._allowed[key]))
+        for key in self.subjects:
+            if not any(self._allowed[key]):
                 raise UserError(
                     f"every pair of {key!r} with the settings {', '.join(self.settings)} is held "
                     "out; add a setting or allow held-out pairs"
@@ -155,7 +157,7 @@ class World:
             relation = "and" if relation is None else relation
             if relation not in RELATIONS:
                 raise unknown_name("relation", relation, RELATIONS)
-        address = ("compose", *keys, place, relation or "", k)
+        address: tuple[str | int, ...] = ("compose", *keys, place, relation or "", k)
         draw = seeding.generator(self.seed, "scenes/layout", *address)
         poses = self._pose(keys, place, relation, draw)
         record = self._record(k, place, poses, relation)
