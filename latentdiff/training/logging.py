@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -76,7 +77,9 @@ class Progress:
         self._shown, self._name, self._seconds = shown, name, seconds
         self._bar: tqdm[Any] | None = None
         if shown and sys.stderr.isatty():
-            self._bar = tqdm(desc=name, initial=step, unit="step", dynamic_ncols=True)
+            # A terminal without a size counts as 80 columns; tqdm would draw nothing.
+            width = shutil.get_terminal_size().columns
+            self._bar = tqdm(desc=name, initial=step, unit="step", ncols=width)
         self._last_line = time.monotonic()
 
     def update(
