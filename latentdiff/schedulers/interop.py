@@ -49,10 +49,6 @@ ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
     "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "deis": ("DEISMultistepScheduler", {}),
-    "dpmsolver": (
-        "DPMSolverMultistepScheduler",
-        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
-    ),
     "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "dpmsolver++-sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     "dpmsolver-singlestep": ("DPMSolverSinglestepScheduler", {"lower_order_final": True}),

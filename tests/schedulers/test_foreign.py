@@ -39,7 +39,6 @@ DETERMINISTIC = {
     "euler": 0.035,
     "heun": 0.02,
     "dpmsolver++": 0.02,
-    "dpmsolver": 0.015,
     "dpmsolver-singlestep": 0.025,
     "unipc": 0.02,
     "deis": 0.008,
