@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +20,7 @@ from latentdiff.training.clock import RunClock
 from latentdiff.training.config import TrainConfig
 from latentdiff.training.ema import AveragedWeights
 from latentdiff.training.entry import main_for
+from latentdiff.training.logging import RunLog
 from latentdiff.training.logging import clock as as_clock
 from latentdiff.training.optim import GuardedStep, build_optimizer
 from latentdiff.training.processes import check_world
@@ -217,3 +220,23 @@ def test_the_entry_point_turns_a_mistake_into_one_line_and_exit_code_2(capsys):
 
 def test_time_is_written_as_a_clock():
     assert [as_clock(s) for s in (5, 65, 3661, None)] == ["0:05", "1:05", "1:01:01", "?"]
+
+
+def test_a_missing_tensorboard_is_named_and_costs_nothing_else(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = RunLog(tmp_path / "log.jsonl", tmp_path / "tensorboard", step=0)
+    log.scalars("train", 3, {"loss": math.nan, "error": 0.5})
+    log.close()
+    assert "tensorboard is not installed" in capsys.readouterr().out
+    line = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (line["step"], line["loss"], line["error"]) == (3, "nan", 0.5)
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    reader = "tensorboard.backend.event_processing.event_accumulator"
+    event_accumulator = pytest.importorskip(reader)
+    log = RunLog(tmp_path / "log.jsonl", tmp_path / "tensorboard", step=0)
+    log.scalars("train", 3, {"loss": 0.25})
+    log.close()
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(3, 0.25)]
