@@ -26,7 +26,7 @@ from latentdiff import files
 from latentdiff.errors import UserError
 
 PROG = "python -m latentdiff.train_scripts.snowglobe"
-PID = "recipe.pid"
+PID, SETTINGS = "recipe.pid", "recipe.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +232,7 @@ def run(config: RecipeConfig) -> None:
     """The whole recipe."""
     begin = time.monotonic()
     config.run_dir.mkdir(parents=True, exist_ok=True)
+    configs.save_yaml(config, config.run_dir / SETTINGS)
     files.write_text(config.run_dir / PID, str(os.getpid()))
     pool = ("--pool", str(config.pool))
     render = Stage(config, "render", own(config, "render"))
@@ -286,6 +287,7 @@ def render_stage(config: RecipeConfig) -> None:
     """Render the pool."""
     from latentdiff.data.pixel_pool import build_pool
 
+    os.nice(5)  # compiling and training, which wait for nobody, come first
     build_pool(
         config.pool,
         world_seed=config.world_seed,
@@ -387,6 +389,8 @@ def follow(config: RecipeConfig, out: Path) -> None:
         if done or not alive or time.monotonic() > until:
             break
         time.sleep(1)
+    if (config.run_dir / SETTINGS).exists():
+        config = configs.load_yaml(RecipeConfig, config.run_dir / SETTINGS)
     collect(config, out)
 
 
