@@ -35,6 +35,8 @@ from latentdiff.training.frozen import copy_weights, load_vae
 from latentdiff.training.sheets import grid, to_pictures, to_pixels
 
 MAX_BOXES = 2
+STATISTICS_PICTURES = 256
+"""Training pictures that the latent statistics of an export are measured on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +228,8 @@ class VaeTask:
         """PSNR in dB of patch PCA with as many numbers, on the validation pictures."""
         if self._floor is None:
             preset = get(self.config.model)
-            fitted = np.stack([self.pictures.picture(k) for k in range(64)])
+            rows = range(min(64, self.pictures.count or 64))
+            fitted = np.stack([self.pictures.picture(k) for k in rows])
             unseen = np.stack([scene.image for scene in self.unseen()[0]])
             dB = pca_floor(fitted, unseen, preset.factor, preset.latent_channels)
             self._floor = float(dB.mean())
@@ -244,8 +247,9 @@ class VaeTask:
         vae = copy.deepcopy(module.vae).float().to(memory_format=torch.contiguous_format).eval()
         autoencoder = Autoencoder(vae)
         means = []
-        for first in range(0, 256, 32):
-            rows = [self.pictures.picture(k) for k in range(first, first + 32)]
+        rows_there = range(min(STATISTICS_PICTURES, self.pictures.count or STATISTICS_PICTURES))
+        for first in rows_there[::32]:
+            rows = [self.pictures.picture(k) for k in rows_there[first : first + 32]]
             x = to_pixels(torch.from_numpy(np.stack(rows)).to(autoencoder.device))
             means.append(autoencoder.encode_moments(x).chunk(2, dim=1)[0])
         means_all = torch.cat(means)

@@ -1,0 +1,83 @@
+"""Every training script, as a user calls it: presets, overrides, dry run, mistakes."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from latentdiff.cli import main as cli
+from latentdiff.data.pixel_pool import build_pool
+
+SCRIPTS = ("vae", "clip", "text_to_image", "judge")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("preset", ["cpu", "h100", "tiny"])
+def test_every_preset_is_a_valid_config(name, preset):
+    module = importlib.import_module(f"latentdiff.training.{name}")
+    assert module.PRESETS[preset].train.batch_size > 0
+
+
+def test_train_lists_its_tasks_and_names_the_nearest(capsys):
+    assert cli.run(["train", "--help"]) == 0
+    assert "text-to-image" in capsys.readouterr().out
+    assert cli.run(["train", "text-to-img"]) == 2
+    assert "did you mean 'text-to-image'" in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_config_and_writes_nothing(tmp_path, capsys):
+    run = tmp_path / "run"
+    options = ["--preset", "tiny", "--dry-run", "--batch-size", "2", "--run-dir", str(run)]
+    assert cli.run(["train", "vae", *options]) == 0
+    out = capsys.readouterr().out
+    assert "batch_size: 2" in out
+    assert "learning rate" in out
+    assert not run.exists()
+
+
+def test_an_unknown_option_is_one_line(capsys):
+    assert cli.run(["train", "clip", "--preset", "tiny", "--learning-rat", "1"]) == 2
+    err = capsys.readouterr().err
+    assert "learning-rat" in err
+    assert "Traceback" not in err
+
+
+def test_vae_and_clip_train_then_the_unet_which_resumes_and_is_not_overwritten(tmp_path, capsys):
+    build_pool(tmp_path / "pool", world_seed=0, count=8, workers=1, size=32)
+    pool = ["--pool", str(tmp_path / "pool")]
+
+    def train(task, *more, code=0):
+        folder = str(tmp_path / task)
+        command = ["train", task, "--preset", "tiny", "--run-dir", folder, *pool, *more]
+        assert cli.run(command) == code
+        return capsys.readouterr()
+
+    train("vae", "--steps", "2")
+    train("clip", "--steps", "2")
+    parts = ["--vae", str(tmp_path / "vae"), "--clip", str(tmp_path / "clip")]
+    train("text-to-image", *parts, "--steps", "2")
+    assert "done: step 2" in train("text-to-image", *parts, "--steps", "2", "--resume").out
+    exported = tmp_path / "text-to-image" / "export"
+    assert (exported / "model_index.json").is_file()
+    assert (tmp_path / "text-to-image" / "checkpoints" / "step-00000002").is_dir()
+    said = train("text-to-image", *parts, "--steps", "2", code=2)
+    assert "--resume" in said.err
+
+
+@pytest.mark.slow
+def test_the_recipe_makes_the_whole_model(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "latentdiff.train_scripts.snowglobe"]
+    tiny = ["--networks", "tiny", "--size", "32", "--scenes", "300", "--early-scenes", "256"]
+    tiny += ["--judge-scenes", "256", "--workers", "2", "--no-warm-compile"]
+    times = ["--total-minutes", "4", "--vae-minutes", "0.5", "--clip-minutes", "0.5"]
+    times += ["--judge-minutes", "0.5", "--tail-minutes", "0.5"]
+    run = ["--run-dir", str(tmp_path / "run")]
+    log = subprocess.run([*command, *tiny, *times, *run], capture_output=True, text=True)
+    assert log.returncode == 0, log.stdout + log.stderr
+    assert (tmp_path / "run" / "snowglobe" / "judge").is_dir()
+    again = subprocess.run([*command, *tiny, *times, *run], capture_output=True, text=True)
+    assert "text_to_image: done before" in again.stdout
+    follow = ["--follow", str(tmp_path / "out"), "--follow-minutes", "0.1"]
+    subprocess.run([*command, *run, *follow], check=True)
+    assert (tmp_path / "out" / "snowglobe.tar.00").is_file()

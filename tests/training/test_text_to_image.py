@@ -1,0 +1,164 @@
+"""The text-to-image task: cache or pixels, the same samples; exports open in the pipeline's way."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from latentdiff.data.pixel_pool import build_pool
+from latentdiff.diffusion.objective import loss_weights
+from latentdiff.errors import UserError
+from latentdiff.models import bundle
+from latentdiff.training import clip, text_to_image, vae
+from latentdiff.training.snowglobe import assemble, encode_pool, pack
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A pool, an autoencoder, a CLIP and a cache of tiny size."""
+    root = tmp_path_factory.mktemp("parts")
+    build_pool(root / "pool", world_seed=0, count=12, workers=1, size=32)
+    for name, task in (
+        ("vae", vae.VaeTask(vae.PRESETS["tiny"])),
+        ("clip", clip.ClipTask(clip.PRESETS["tiny"])),
+    ):
+        (root / name).mkdir()
+        task.export(task.module, root / name)
+    encode_pool(root / "vae", root / "pool", root / "cache")
+    return root
+
+
+def config(parts, **changes):
+    base = dataclasses.replace(
+        text_to_image.PRESETS["tiny"],
+        vae=parts / "vae",
+        clip=parts / "clip",
+        pool=parts / "pool",
+        cache=parts / "cache",
+    )
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def task(parts):
+    return text_to_image.TextToImageTask(config(parts))
+
+
+def test_a_batch_is_a_function_of_the_positions_alone(task):
+    together = task.batch([5, 30])
+    for k, position in enumerate((5, 30)):
+        alone = task.batch([position])
+        for name in together:
+            assert torch.equal(together[name][k], alone[name][0]), name
+
+
+def test_cached_moments_and_pictures_make_the_same_samples(parts, task):
+    direct = text_to_image.TextToImageTask(config(parts, cache=None))
+    cached, pictured = task.batch(range(6)), direct.batch(range(6))
+    assert torch.equal(cached["input_ids"], pictured["input_ids"])
+    made = direct.module.inputs(pictured)
+    assert torch.equal(made["t"], cached["t"])
+    assert torch.equal(made["weight"], cached["weight"])
+    torch.testing.assert_close(made["target"], cached["target"])
+    torch.testing.assert_close(made["x_t"], cached["x_t"], atol=5e-3, rtol=0)
+
+
+def test_a_row_gets_new_noise_time_and_words_at_each_visit(task):
+    order = [text_to_image.row_of(p, 12, 0) for p in range(24)]
+    second = 12 + order[12:].index(order[0])
+    batch = task.batch([0, second])
+    for name in ("t", "target", "x_t"):
+        assert not torch.equal(batch[name][0], batch[name][1]), name
+
+
+def test_weights_are_those_of_min_snr(task):
+    batch = task.batch(range(32))
+    table = loss_weights(task.schedule, weighting="min_snr", gamma=5.0)
+    torch.testing.assert_close(batch["weight"], table[batch["t"]].float())
+
+
+def test_caption_dropout_empties_its_share(parts):
+    task = text_to_image.TextToImageTask(config(parts, caption_dropout=0.5))
+    empty = task.tokens([""])[0]
+    ids = task.batch(range(400))["input_ids"]
+    share = (ids == empty).all(dim=1).float().mean()
+    assert 0.4 < share < 0.6
+
+
+def test_only_the_unet_learns_and_all_of_it(task):
+    loss = task.module(task.batch(range(2)))["loss"]
+    loss.backward()
+    named = dict(task.module.named_parameters())
+    assert all(name.startswith("unet.") for name in named)
+    assert [name for name, p in named.items() if p.grad is None] == []
+    assert all(p.grad is None for p in task.text_encoder.parameters())
+    task.module.zero_grad()
+
+
+def test_an_untrained_unet_says_zero_and_its_mse_is_that_of_noise(task):
+    out = task.module(task.batch(range(64)))
+    assert 0.5 < float(out["mse"]) < 2.0
+
+
+def test_the_export_opens_as_a_whole_model_and_starts_another_run(task, parts, tmp_path):
+    task.export(task.module, tmp_path)
+    whole = bundle.load(tmp_path)
+    assert whole.scheduler_config.timestep_spacing == "trailing"
+    assert whole.scheduler_config.beta_end == 0.020
+    other = text_to_image.TextToImageTask(
+        config(parts, train=dataclasses.replace(task.config.train, seed=9))
+    )
+    other.initialise(tmp_path)
+    assert torch.equal(
+        other.module.unet.state_dict()["conv_in.weight"],
+        task.module.unet.state_dict()["conv_in.weight"],
+    )
+
+
+def test_the_sheet_draws_the_fixed_prompts(task):
+    sheet = task.sheet(task.module.eval(), 0)
+    assert sheet.size == (4 * 34 + 2, 2 * 34 + 2)
+    numbers = task.validate(task.module, 0)
+    assert np.isfinite(list(numbers.values())).all()
+
+
+def test_a_cache_of_another_encoder_is_refused(parts, tmp_path):
+    other = vae.VaeTask(
+        dataclasses.replace(
+            vae.PRESETS["tiny"], train=dataclasses.replace(vae.PRESETS["tiny"].train, seed=3)
+        )
+    )
+    other.export(other.module, tmp_path)
+    with pytest.raises(UserError, match="stale"):
+        text_to_image.TextToImageTask(config(parts, vae=tmp_path))
+
+
+def test_missing_parts_are_named(parts):
+    with pytest.raises(UserError, match="--vae and --clip"):
+        text_to_image.TextToImageTask(text_to_image.PRESETS["tiny"])
+    with pytest.raises(UserError, match="give --pool too"):
+        config(parts, pool=None)
+
+
+def test_the_assembled_folder_is_a_model_with_its_card_and_survives_packing(task, parts, tmp_path):
+    import subprocess
+
+    (tmp_path / "export").mkdir()
+    task.export(task.module, tmp_path / "export")
+    folder = assemble(
+        tmp_path / "model",
+        unet=tmp_path / "export",
+        clip=parts / "clip",
+        pool=parts / "pool",
+        judge=None,
+    )
+    found = pack({"snowglobe": folder}, tmp_path / "out", "model", part_mib=0.5)
+    assert len(found) > 1
+    assert all(part.stat().st_size <= 2**19 for part in found)
+    (tmp_path / "back").mkdir()
+    subprocess.run("cat out/model.tar.* | tar x -C back", shell=True, check=True, cwd=tmp_path)
+    whole = bundle.load(tmp_path / "back" / "snowglobe")
+    assert "cat" in whole.card["subjects"]
+    assert whole.preview is not None
+    assert (tmp_path / "back" / "snowglobe" / "clip_vision" / "config.json").is_file()
