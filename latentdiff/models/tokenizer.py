@@ -43,6 +43,9 @@ def build_tokenizer(
         min_frequency=0,
         show_progress=False,
         initial_alphabet=alphabet,
+        # Known beforehand, word-final letters have fixed ids; in the trainer's own hash order
+        # they would break ties between merges differently at every call.
+        special_tokens=[letter + WORD_END for letter in alphabet],
         end_of_word_suffix=WORD_END,
     )
     learner.train_from_iterator(words, trainer)
