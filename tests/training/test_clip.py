@@ -73,7 +73,9 @@ def test_several_true_captions_share_the_target():
     out = clip.ClipModule(twins)(batch)
     assert float(out["accuracy"]) == 1.0
     # Each twin's target is half and half, so the least loss is the entropy ln 2 for two of three.
-    assert float(out["loss"].detach()) == pytest.approx(2 / 3 * torch.tensor(2.0).log().item(), abs=1e-4)
+    assert float(out["loss"].detach()) == pytest.approx(
+        2 / 3 * torch.tensor(2.0).log().item(), abs=1e-4
+    )
     assert float(clip.ClipModule(Fixed(eye[[0, 0, 1]], eye[[1, 1, 0]]))(batch)["accuracy"]) == 0
 
 
