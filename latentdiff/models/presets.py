@@ -1,6 +1,8 @@
 """Network sizes by name, and the builders that turn them into modules with fresh weights.
 
 `snowglobe` is the embedded model (128 px pictures, latents 4x32x32, context 24x192);
+`snowglobe-wide` has the same autoencoder and towers, and a U-Net of as many parameters with twice
+the arithmetic (attention at 16x16, a wider top), for training on a GPU;
 `tiny` is the same shape of thing with a few thousand parameters, for tests and trials.
 
 In diffusers' `UNet2DConditionModel`, `attention_head_dim` means the *number of heads*.
@@ -8,7 +10,7 @@ In diffusers' `UNet2DConditionModel`, `attention_head_dim` means the *number of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from latentdiff.errors import unknown_name
@@ -58,26 +60,33 @@ class Preset:
         return self.picture_size // self.factor
 
 
+_SNOWGLOBE = Preset(
+    picture_size=128,
+    max_length=24,
+    text_width=192,
+    text_layers=4,
+    text_heads=4,
+    vision_width=192,
+    vision_layers=4,
+    vision_heads=4,
+    vision_patch=16,
+    projection=192,
+    vae_channels=(32, 64, 96),
+    vae_groups=8,
+    latent_channels=4,
+    unet_channels=(32, 64, 128, 192),
+    unet_layers=2,
+    unet_attention=(False, False, True, True),
+    unet_heads=4,
+    unet_groups=8,
+)
+
 PRESETS: dict[str, Preset] = {
-    "snowglobe": Preset(
-        picture_size=128,
-        max_length=24,
-        text_width=192,
-        text_layers=4,
-        text_heads=4,
-        vision_width=192,
-        vision_layers=4,
-        vision_heads=4,
-        vision_patch=16,
-        projection=192,
-        vae_channels=(32, 64, 96),
-        vae_groups=8,
-        latent_channels=4,
+    "snowglobe": _SNOWGLOBE,
+    "snowglobe-wide": replace(
+        _SNOWGLOBE,
         unet_channels=(64, 96, 128, 160),
-        unet_layers=2,
         unet_attention=(False, True, True, True),
-        unet_heads=4,
-        unet_groups=8,
     ),
     "tiny": Preset(
         picture_size=32,

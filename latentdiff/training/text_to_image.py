@@ -363,6 +363,7 @@ class TextToImageTask:
 PRESETS: dict[str, TextToImageConfig] = {
     "cpu": TextToImageConfig(),
     "h100": TextToImageConfig(
+        model="snowglobe-wide",
         validation_pictures=256,
         train=TrainConfig(
             batch_size=256,
