@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,7 @@ _NEVER_HELD_OUT = frozenset(
 )
 
 
+@cache
 def is_held_out_pair(subject: str, setting: str) -> bool:
     """Whether base training never shows this subject in this setting (a tenth of all pairs).
 

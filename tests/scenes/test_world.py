@@ -10,7 +10,8 @@ from latentdiff.scenes.records import SceneRecord
 from latentdiff.scenes.source import endless, render_range
 from latentdiff.scenes.world import World, is_held_out_pair
 
-RECORDS = [World(11).record(k) for k in range(4000)]
+WORLD = World(11)
+RECORDS = [WORLD.record(k) for k in range(4000)]
 
 
 def side_of(placement):
@@ -75,8 +76,9 @@ def test_pictures_are_uint8_and_scale_with_size():
 
 
 def test_boxes_are_what_is_visible_of_a_subject_within_two_pixels():
+    six = World(6)
     for k in range(60):
-        record, poses = World(6)._plan(k)
+        record, poses = six._plan(k)
         for pose, placement in zip(poses, record.placements, strict=True):
             pixels, left, top = sprites.draw_turned(
                 pose.subject, pose.side, pose.angle, pose.mirrored, pose.middle, 128
