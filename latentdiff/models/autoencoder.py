@@ -49,9 +49,10 @@ class Autoencoder:
         return self.vae.device
 
     def encode_moments(self, pixels: Tensor) -> Tensor:
-        """Posterior moments (B, 2C, h, w) of pixels (B, 3, H, W) in [-1, 1]: mean, then log variance.
+        """Posterior moments (B, 2C, h, w) of pixels (B, 3, H, W) in [-1, 1].
 
-        Raw: not yet multiplied by the scaling factor. H and W must be multiples of the factor.
+        The mean of each channel, then the log variances. Raw: not yet multiplied by
+        the scaling factor. H and W must be multiples of the factor.
         """
         height, width = pixels.shape[-2:]
         assert height % self.factor == 0 and width % self.factor == 0, (height, width)

@@ -1,0 +1,253 @@
+"""Weights on disk: safetensors only, one file or shards, read strictly or not at all.
+
+A part's folder holds `STEM.safetensors`, or `STEM.VARIANT.safetensors` (for example `fp16`), or an
+index `STEM.safetensors[.VARIANT].index.json` beside its shards, in diffusers' and transformers'
+spellings. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from latentdiff.errors import UserError, nearest
+from latentdiff.files import sha256_file, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+
+INDEX_NAME = re.compile(
+    r"(?P<stem>.+)\.safetensors\.index(?:\.(?P<variant>[^.]+))?\.json"
+    r"|(?P<stem2>.+)\.(?P<variant2>[^.]+)\.safetensors\.index\.json"
+    r"|(?P<stem3>.+)\.safetensors\.(?P<variant3>[^.]+)\.index\.json"
+)
+SHARD = re.compile(r"-\d{5}-of-\d{5}")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """Where a part's weights stand: a single safetensors file or the index of several."""
+
+    name: str
+    variant: str | None
+    is_index: bool
+
+
+def find_weights(names: Iterable[str], stem: str, where: str) -> list[WeightFile]:
+    """The weight files among a folder's file names, the plain one first, then by variant name.
+
+    names: plain file names; stem: "diffusion_pytorch_model" or "model"; where: for messages.
+    UserError when there is none, saying so if there are only pickles.
+    """
+    names = sorted(names)
+    found = [w for w in map(_classify, names) if w is not None and w[0] == stem]
+    if not found:
+        pickles = [name for name in names if name.endswith(PICKLES)]
+        if pickles:
+            raise UserError(
+                f"{where} holds its weights only as a pickle ({pickles[0]}), which can run code "
+                "when opened; convert them to safetensors"
+            )
+        raise UserError(f"{where} holds no weights; expected {stem}.safetensors")
+    return sorted((w[1] for w in found), key=lambda w: (w.variant is not None, w.variant, w.name))
+
+
+def _classify(name: str) -> tuple[str, WeightFile] | None:
+    """(stem, WeightFile) of a file name, or None if it is no weight file in its own right."""
+    match = INDEX_NAME.fullmatch(name)
+    if match:
+        groups = match.groupdict()
+        stem = groups["stem"] or groups["stem2"] or groups["stem3"]
+        variant = groups["variant"] or groups["variant2"] or groups["variant3"]
+        return stem, WeightFile(name, variant, True)
+    if not name.endswith(".safetensors") or SHARD.search(name):
+        return None
+    stem, _, variant = name.removesuffix(".safetensors").partition(".")
+    return stem, WeightFile(name, variant or None, False)
+
+
+def pick_variant(found: list[WeightFile], variant: str | None, where: str) -> WeightFile:
+    """The asked-for variant; without one the plain weights, or the only variant there is."""
+    names = [w.variant for w in found]
+    if variant is not None:
+        if variant not in names:
+            known = ", ".join(name or "the plain one" for name in names)
+            raise UserError(f"{where} has no variant {variant!r} of its weights; it has {known}")
+        return found[names.index(variant)]
+    if names[0] is not None and len(set(names)) > 1:
+        raise UserError(
+            f"{where} has several variants of its weights ({', '.join(map(str, names))}); "
+            "choose one with variant="
+        )
+    return found[0]
+
+
+def shard_names(folder: Path, weight_file: WeightFile) -> list[str]:
+    """The safetensors files that a `WeightFile` stands for, in order."""
+    if not weight_file.is_index:
+        return [weight_file.name]
+    shards = sorted(set(_weight_map(folder / weight_file.name).values()))
+    for shard in shards:
+        if Path(shard).name != shard or shard in ("", ".", ".."):
+            raise UserError(f"{folder / weight_file.name} names a shard outside its folder")
+        if not (folder / shard).is_file():
+            raise UserError(f"{folder / weight_file.name} names {shard}, which is missing")
+    return shards
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise UserError(f"{path} has no weight_map; expected a safetensors index")
+    return weight_map
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, or a one-line UserError."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}; a JSON object was expected")
+    return value
+
+
+def read_weights(folder: Path, weight_file: WeightFile) -> dict[str, Tensor]:
+    """All tensors of a part. UserError for a damaged file or shards that differ from the index."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    state: dict[str, Tensor] = {}
+    for name in shard_names(folder, weight_file):
+        try:
+            tensors = load_file(folder / name)
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{folder / name} is not a whole safetensors file ({_first_line(error)}); "
+                "fetch or save it again"
+            ) from error
+        except OSError as error:
+            raise UserError(f"cannot read {folder / name} ({error})") from error
+        state.update(tensors)
+    if weight_file.is_index:
+        listed = set(_weight_map(folder / weight_file.name))
+        if listed != set(state):
+            odd = sorted(listed ^ set(state))
+            raise UserError(
+                f"{folder / weight_file.name} and its shards disagree on {len(odd)} weights, "
+                f"first {odd[0]}"
+            )
+    return state
+
+
+def hash_weights(folder: Path, weight_file: WeightFile) -> str:
+    """SHA-256 of the weight file; for shards, of the list of their SHA-256 sums in order."""
+    digests = [sha256_file(folder / name) for name in shard_names(folder, weight_file)]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(digests).encode("ascii")).hexdigest()
+
+
+def assign(
+    module: nn.Module, state: Mapping[str, Tensor], where: str, dtype: torch.dtype | None
+) -> None:
+    """Put weights into a module (which may be on the meta device), strictly.
+
+    Floating weights are cast to `dtype` (None keeps each as it is stored). UserError for a
+    missing, unexpected or misshapen weight, for one that is not floating, and for NaN or infinity.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    missing = sorted(set(expected) - set(state))
+    unexpected = sorted(set(state) - set(expected))
+    if missing or unexpected:
+        raise UserError(_mismatch(where, missing, unexpected))
+    cast: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if tuple(tensor.shape) != expected[name]:
+            raise UserError(
+                f"{where}: {name} has shape {tuple(tensor.shape)}, "
+                f"its config asks for {expected[name]}"
+            )
+        if not tensor.is_floating_point():
+            raise UserError(f"{where}: {name} is {_short(tensor.dtype)}; floating was expected")
+        value = tensor if dtype is None else tensor.to(dtype)
+        if not bool(torch.isfinite(value).all()):
+            stored = "" if bool(torch.isfinite(tensor).all()) else " as stored"
+            raise UserError(
+                f"{where}: {name} holds NaN or infinity{stored} in {_short(value.dtype)}"
+            )
+        cast[name] = value
+    module.load_state_dict(cast, strict=True, assign=True)
+
+
+def _mismatch(where: str, missing: list[str], unexpected: list[str]) -> str:
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} weights are missing, first {missing[0]}")
+    if unexpected:
+        parts.append(f"{len(unexpected)} are unexpected, first {unexpected[0]}")
+    close = nearest(missing[0], unexpected, 1) if missing else []
+    hint = f" (is {close[0]} a renamed {missing[0]}?)" if close else ""
+    return f"{where} does not fit its config: {'; '.join(parts)}{hint}"
+
+
+def write_weights(
+    folder: Path, stem: str, state: Mapping[str, Tensor], max_shard_bytes: int | None = None
+) -> None:
+    """Write tensors as `STEM.safetensors`, or as shards of at most `max_shard_bytes` and an index.
+
+    The folder must be one that is being published (see `files.publish_folder`).
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    shards = _split(tensors, max_shard_bytes)
+    if len(shards) == 1:
+        save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+        return
+    weight_map = {}
+    for number, names in enumerate(shards, 1):
+        file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file({n: tensors[n] for n in names}, folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(names, file))
+    total = sum(t.numel() * t.element_size() for t in tensors.values())
+    write_json(
+        folder / f"{stem}.safetensors.index.json",
+        {"metadata": {"total_size": total}, "weight_map": weight_map},
+    )
+
+
+def _split(tensors: Mapping[str, Tensor], limit: int | None) -> list[list[str]]:
+    """Names grouped in order so that each group stays within `limit` bytes where it can."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if limit is not None and shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,99 @@
+"""The only denoising loop, and where its noise comes from.
+
+It walks from x_T to x_0 by whatever scheduler it is given and yields after every step, so that
+progress, previews and stopping early come for free. It does no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from latentdiff.conditioning.guidance import Predict
+from latentdiff.diffusion.timesteps import Step
+from latentdiff.errors import UserError
+from latentdiff.schedulers.protocol import Scheduler
+
+MAX_SEED = 2**32 - 1
+"""torch's CPU generator keeps 32 bits of a seed: a larger one would repeat a smaller one's noise."""
+
+Noise = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class DenoisingStep:
+    """What the loop yields after a step.
+
+    index: 0 … total - 1; t: the timestep the network was told; x: (B, C, h, w), the sample now;
+    x_0: the clean latents that the step aimed at. After the last step x is the result.
+    """
+
+    index: int
+    total: int
+    t: int | float
+    x: Tensor
+    x_0: Tensor
+
+
+class SeededNoise:
+    """One CPU generator a picture: `draw()` gives (B, *shape) float32 standard normal noise.
+
+    Picture k sees `torch.Generator("cpu").manual_seed(seeds[k])` from its start, in order: its
+    x_T first, then its step noise. So a seed means the same picture alone, in a batch, on every
+    device, and in diffusers with that generator.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
+        for seed in seeds:
+            if not 0 <= seed <= MAX_SEED:
+                raise UserError(f"seed {seed} is out of range; expected 0 … {MAX_SEED}")
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self.shape = tuple(shape)
+        self.device = device
+
+    def draw(self) -> Tensor:
+        rows = [torch.randn(self.shape, generator=generator) for generator in self.generators]
+        return torch.stack(rows).to(self.device)
+
+
+def denoise(
+    denoiser: Predict,
+    scheduler: Scheduler,
+    x_T: Tensor,
+    *,
+    context: Tensor,
+    noise: Noise | None = None,
+    steps: Sequence[Step] | None = None,
+) -> Iterator[DenoisingStep]:
+    """Walk x_T (B, C, h, w) along the scheduler's grid, yielding after every step.
+
+    x_T: the sample at the first step's t, already multiplied by `scheduler.init_noise_sigma`.
+    context: what the denoiser is told, (B, L, D), or (2B, L, D) for a guided one.
+    noise: draws noise shaped like x_T; needed where the scheduler adds any.
+    steps: a part of the scheduler's grid, the whole by default.
+
+    Raises UserError when a prediction is not finite, naming the step.
+    """
+    grid = scheduler.grid() if steps is None else tuple(steps)
+    told = torch.tensor([step.t for step in grid], device=x_T.device)
+    x = x_T
+    for index, step in enumerate(grid):
+        prediction = denoiser(scheduler.scale_input(x, step), told[index], context)
+        check_finite(prediction, "the U-Net", f"at step {index + 1} of {len(grid)} (t = {step.t})")
+        drawn = noise() if noise is not None and scheduler.needs_noise(step) else None
+        result = scheduler.step(prediction, x, step, drawn)
+        x = result.x
+        yield DenoisingStep(index, len(grid), step.t, x, result.x_0)
+
+
+def check_finite(value: Tensor, module: str, where: str) -> None:
+    """UserError naming module, place and dtype when a tensor holds NaN or infinity."""
+    if not bool(torch.isfinite(value).all()):
+        kind = str(value.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{module} gave NaN or infinity {where} (result in {kind}); "
+            "try float32, a smaller guidance scale or another scheduler"
+        )
