@@ -77,17 +77,19 @@ def encode(text_encoder: CLIPTextModel, input_ids: Tensor) -> Tensor:
 
 def encode_prompts(
     tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: Sequence[str]
-) -> tuple[Tensor, dict[str, tuple[str, ...]]]:
-    """Context (B, L, D) of prompts in one text-encoder call, each distinct prompt encoded once.
-
-    Also the words lost to the token limit, by prompt, for prompts that lost any.
-    """
+) -> Tensor:
+    """Context (B, L, D) of prompts in one text-encoder call, each distinct prompt encoded once."""
     distinct = list(dict.fromkeys(prompts))
-    tokens = tokenize(tokenizer, distinct)
-    context = encode(text_encoder, tokens.input_ids)
+    context = encode(text_encoder, tokenize(tokenizer, distinct).input_ids)
     rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=context.device)
-    dropped = {p: lost for p, lost in zip(distinct, tokens.dropped, strict=True) if lost}
-    return context[rows], dropped
+    return context[rows]
+
+
+def dropped_words(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Prompt → the words lost to the tokenizer's limit, for prompts that lose any."""
+    distinct = list(dict.fromkeys(prompts))
+    lost = tokenize(tokenizer, distinct).dropped
+    return {prompt: words for prompt, words in zip(distinct, lost, strict=True) if words}
 
 
 def unknown_words(prompt: str, vocabulary: Iterable[str]) -> dict[str, list[str]]:
