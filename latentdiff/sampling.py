@@ -18,7 +18,7 @@ from latentdiff.errors import UserError
 from latentdiff.schedulers.protocol import Scheduler
 
 MAX_SEED = 2**32 - 1
-"""torch's CPU generator keeps 32 bits of a seed: a larger one would repeat a smaller one's noise."""
+"""torch's CPU generator keeps 32 bits of a seed: larger ones would repeat the noise of smaller."""
 
 Noise = Callable[[], Tensor]
 

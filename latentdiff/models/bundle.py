@@ -1,4 +1,4 @@
-"""All parts of a text-to-image model together: loaded strictly, saved so that diffusers opens it."""
+"""All parts of a text-to-image model: loaded strictly, saved so that diffusers opens them."""
 
 from __future__ import annotations
 
@@ -325,7 +325,7 @@ def save_network(
     state = {name: value.to(dtype or value.dtype) for name, value in module.state_dict().items()}
     if part == "text_encoder":
         state = {TEXT_PREFIX + n.removeprefix(TEXT_PREFIX): v for n, v in state.items()}
-        config = module.config.to_dict() | {"architectures": [class_name]}
+        config = module.config.to_diff_dict() | {"architectures": [class_name]}
         config["dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
     else:
         config = json.loads(module.to_json_string())

@@ -212,23 +212,31 @@ def write_weights(
 
     The folder must be one that is being published (see `files.publish_folder`).
     """
-    from safetensors.torch import save_file
-
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     shards = _split(tensors, max_shard_bytes)
     if len(shards) == 1:
-        save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+        _save(tensors, folder / f"{stem}.safetensors")
         return
     weight_map = {}
     for number, names in enumerate(shards, 1):
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file({n: tensors[n] for n in names}, folder / file, metadata={"format": "pt"})
+        _save({n: tensors[n] for n in names}, folder / file)
         weight_map.update(dict.fromkeys(names, file))
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     write_json(
         folder / f"{stem}.safetensors.index.json",
         {"metadata": {"total_size": total}, "weight_map": weight_map},
     )
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write one safetensors file; safetensors makes it private, so an ordinary mode is given."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def _split(tensors: Mapping[str, Tensor], limit: int | None) -> list[list[str]]:
