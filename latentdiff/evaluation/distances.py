@@ -25,8 +25,9 @@ def psnr(a: Pictures, b: Pictures) -> NDArray[np.float64]:
     The mean over pictures of this (not the PSNR of the mean error) is what reports print.
     """
     _check_pair(a, b)
-    difference = a.astype(np.float64) - b.astype(np.float64)
-    return _decibels(np.mean(difference**2, axis=(1, 2, 3)))
+    # A picture at a time: a stack of 512 in float64 would fill a gigabyte.
+    errors = [np.mean((x.astype(np.float64) - y) ** 2) for x, y in zip(a, b, strict=True)]
+    return _decibels(np.asarray(errors, dtype=np.float64))
 
 
 def psnr_in_boxes(
@@ -80,12 +81,13 @@ class PatchPCA:
 
     def reconstruct(self, pictures: Pictures) -> Pictures:
         """Project every patch on the components and back, rounded and clipped to uint8."""
-        patches = to_patches(pictures, self.factor).astype(np.float64)
-        centred = patches - self.mean
-        restored = centred @ self.components.T @ self.components + self.mean
-        return from_patches(
-            np.clip(np.rint(restored), 0, 255).astype(np.uint8), pictures.shape, self.factor
-        )
+        restored = np.empty_like(pictures)
+        for n, picture in enumerate(pictures):
+            centred = to_patches(picture[None], self.factor) - self.mean
+            levels = centred @ self.components.T @ self.components + self.mean
+            rounded = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+            restored[n] = from_patches(rounded, (1, *picture.shape), self.factor)[0]
+        return restored
 
 
 def fit_patch_pca(pictures: Pictures, factor: int, channels: int) -> PatchPCA:
