@@ -150,15 +150,20 @@ def judged(
     return results, scores, clip_scores
 
 
+def resolved(options: Options, loaded: parts.Loaded) -> tuple[int, float]:
+    """Steps and guidance as they were drawn with, the model's own where none were given."""
+    steps = loaded.pipeline.default_steps if options.steps is None else options.steps
+    own = loaded.pipeline.default_guidance_scale
+    return steps, own if options.guidance_scale is None else options.guidance_scale
+
+
 def describe(options: Options, loaded: parts.Loaded) -> str:
     """How the pictures were drawn, for the line under the table."""
-    steps = "default steps" if options.steps is None else f"{options.steps} steps"
-    guidance = (
-        "default guidance"
-        if options.guidance_scale is None
-        else f"guidance {options.guidance_scale:g}"
+    steps, guidance = resolved(options, loaded)
+    return (
+        f"{options.model}, {options.scheduler}, {steps} steps, guidance {guidance:g}, "
+        f"{loaded.dtype_name}"
     )
-    return f"{options.model}, {options.scheduler}, {steps}, {guidance}, {loaded.dtype_name}"
 
 
 def to_json(
@@ -197,6 +202,8 @@ def to_json(
         "measurement": "alignment",
         "version": __version__,
         "options": config.to_dict(options),
+        "num_inference_steps": resolved(options, loaded)[0],
+        "guidance_scale": resolved(options, loaded)[1],
         "dtype": loaded.dtype_name,
         "hashes": loaded.hashes,
         "evaluation_world_seed": protocol.EVALUATION_WORLD_SEED,
@@ -226,6 +233,6 @@ def contact_sheet(
         said, where = results[n].said
         label = chosen[n].prompt
         if not results[n].both:
-            label += f" → {' + '.join(said)}, {where}"
+            label += f" (seen: {' + '.join(said)}, {where})"
         cells.append(Cell(picture=pictures[n], label=label, right=results[n].both))
     return sheet(cells, columns=16 if len(cells) > 64 else 8)
