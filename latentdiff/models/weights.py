@@ -186,10 +186,13 @@ def assign(
             raise UserError(f"{where}: {name} is {_short(tensor.dtype)}; floating was expected")
         value = tensor if dtype is None else tensor.to(dtype)
         if not bool(torch.isfinite(value).all()):
-            stored = "" if bool(torch.isfinite(tensor).all()) else " as stored"
-            raise UserError(
-                f"{where}: {name} holds NaN or infinity{stored} in {_short(value.dtype)}"
+            finite = bool(torch.isfinite(tensor).all())
+            fault = (
+                f"overflows in {_short(value.dtype)}; load it in float32"
+                if finite
+                else f"holds NaN or infinity, as stored in {_short(tensor.dtype)}"
             )
+            raise UserError(f"{where}: {name} {fault}")
         cast[name] = value
     module.load_state_dict(cast, strict=True, assign=True)
 
