@@ -82,18 +82,24 @@ def denoise(
     x = x_T
     for index, step in enumerate(grid):
         prediction = denoiser(scheduler.scale_input(x, step), told[index], context)
-        check_finite(prediction, "the U-Net", f"at step {index + 1} of {len(grid)} (t = {step.t})")
+        where = f"at step {index + 1} of {len(grid)} (t = {step.t})"
+        check_finite(prediction, "the U-Net", where, getattr(denoiser, "dtype", None))
         drawn = noise() if noise is not None and scheduler.needs_noise(step) else None
         result = scheduler.step(prediction, x, step, drawn)
         x = result.x
         yield DenoisingStep(index, len(grid), step.t, x, result.x_0)
 
 
-def check_finite(value: Tensor, module: str, where: str) -> None:
-    """UserError naming module, place and dtype when a tensor holds NaN or infinity."""
+def check_finite(
+    value: Tensor, module: str, where: str, computed_in: torch.dtype | None = None
+) -> None:
+    """UserError naming module, place and dtype when a tensor holds NaN or infinity.
+
+    computed_in: the module's own dtype, where the value has been cast since.
+    """
     if not bool(torch.isfinite(value).all()):
-        kind = str(value.dtype).removeprefix("torch.")
+        kind = str(computed_in or value.dtype).removeprefix("torch.")
         raise UserError(
-            f"{module} gave NaN or infinity {where} (result in {kind}); "
+            f"{module} gave NaN or infinity {where}, computed in {kind}; "
             "try float32, a smaller guidance scale or another scheduler"
         )

@@ -30,6 +30,7 @@ from latentdiff.schedulers.protocol import Scheduler
 DEFAULT_STEPS = 50
 DEFAULT_GUIDANCE = 7.5
 DECODE_AT_ONCE = 8
+MAX_PIXELS = 4096 * 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +197,8 @@ class TextToImagePipeline:
             shape = (len(prompts), *self._latent_shape(*size))
             if tuple(latents.shape) != shape:
                 raise UserError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
+            if not bool(torch.isfinite(latents).all()):
+                raise UserError("the given latents hold NaN or infinity")
         name = scheduler if isinstance(scheduler, str) else type(built).__name__
         recipe = {
             "prompts": list(prompts),
@@ -310,7 +313,9 @@ class TextToImagePipeline:
 
     def _context(self, plan: Plan) -> Tensor:
         """Context (B, L, D), or (2B, L, D) with the negative prompts first, in one text call."""
-        return encode_prompts(self.bundle.tokenizer, self.bundle.text_encoder, _texts(plan))
+        context = encode_prompts(self.bundle.tokenizer, self.bundle.text_encoder, _texts(plan))
+        check_finite(context, "the text encoder", "for these prompts")
+        return context
 
     def _latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         factor = self.autoencoder.factor
@@ -319,7 +324,10 @@ class TextToImagePipeline:
     def _resolve_size(self, height: int | None, width: int | None) -> tuple[int, int]:
         factor, own = self.autoencoder.factor, self.bundle.unet.config.sample_size
         own_height, own_width = (own, own) if isinstance(own, int) else own
-        size = (height or own_height * factor, width or own_width * factor)
+        size = (
+            own_height * factor if height is None else height,
+            own_width * factor if width is None else width,
+        )
         levels = len(self.bundle.unet.config.block_out_channels)
         for name, value in zip(("height", "width"), size, strict=True):
             smallest = factor * 2 ** (levels - 1)
@@ -329,6 +337,11 @@ class TextToImagePipeline:
                     f"{name} {value} does not fit; expected a multiple of {factor} pixels of at "
                     f"least {smallest}, such as {near}"
                 )
+        if size[0] * size[1] > MAX_PIXELS:
+            raise UserError(
+                f"height {size[0]} and width {size[1]} make {size[0] * size[1]:,} pixels; "
+                f"expected at most {MAX_PIXELS:,}"
+            )
         return size
 
     def _resolve_scheduler(

@@ -64,6 +64,11 @@ class GuidedDenoiser:
         self.denoiser = denoiser
         self.guidance = guidance
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What the network computes in, if it says so."""
+        return getattr(self.denoiser, "dtype", None)
+
     def __call__(self, x_t: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
         both = self.denoiser(torch.cat([x_t, x_t]), t, context)
         negative, positive = both.chunk(2)
