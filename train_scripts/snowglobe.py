@@ -241,8 +241,8 @@ def run(config: RecipeConfig) -> None:
     vae = train(config, "vae", config.vae_minutes, config.vae_options, *pool, *early)
     render.finish(Stage.begun)
     clip = train(config, "clip", config.clip_minutes, config.clip_options, *pool)
-    judge_pool = ("--pool", str(config.judge_pool), "--render", str(config.judge_scenes))
-    judge_pool += ("--render-workers", str(config.workers))
+    judge_pool = ["--pool", str(config.judge_pool), "--render", str(config.judge_scenes)]
+    judge_pool += ["--render-workers", str(config.workers)]
     judge = Stage(
         config,
         "judge",

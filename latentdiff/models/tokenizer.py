@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -68,9 +69,10 @@ def build_tokenizer(
     )
 
 
-def _merges(tokenizer) -> list[tuple[str, str]]:
+def _merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     """The merges that a `tokenizers.Tokenizer` learned, in order."""
     import json
 
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in merges)
+    return [(left, right) for left, right in pairs]

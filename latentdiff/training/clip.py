@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ from latentdiff.training.caption_tokens import CaptionTokens
 from latentdiff.training.config import TrainConfig
 from latentdiff.training.frozen import copy_weights, save_text_encoder
 from latentdiff.training.sheets import to_pixels
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
 
 MAX_SCALE = 100.0
 """Bound of the learnt inverse temperature (Radford et al. 2021, section 2.5)."""
@@ -65,7 +69,7 @@ class ClipConfig:
 class ClipModule(nn.Module):
     """Both towers with the contrastive loss."""
 
-    def __init__(self, clip: nn.Module) -> None:
+    def __init__(self, clip: CLIPModel) -> None:
         super().__init__()
         self.clip = clip
 
@@ -179,7 +183,7 @@ class ClipTask:
         return self._unseen
 
     @torch.no_grad()
-    def validate(self, module: nn.Module, step: int) -> dict[str, float]:
+    def validate(self, module: ClipModule, step: int) -> dict[str, float]:
         """Share of unseen pictures whose best prompt is a true one, and the other way round."""
         device = next(module.parameters()).device
         pictures, input_ids, group = (x.to(device) for x in self.unseen())
@@ -194,11 +198,11 @@ class ClipTask:
             "true_similarity": float(similarity.diagonal().mean()),
         }
 
-    def sheet(self, module: nn.Module, step: int) -> Image.Image | None:
+    def sheet(self, module: ClipModule, step: int) -> Image.Image | None:
         """A number says more than a picture here."""
         return None
 
-    def export(self, module: nn.Module, folder: Path) -> None:
+    def export(self, module: ClipModule, folder: Path) -> None:
         """Write `text_encoder/`, `tokenizer/` (as in a Stable Diffusion folder), and `clip/`."""
         module.clip.save_pretrained(folder / "clip")
         save_text_encoder(module.clip, folder / "text_encoder")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from latentdiff import files
 from latentdiff.checkpoints import folder as checkpoints
@@ -140,9 +141,7 @@ def _build(
     )
     module = task.module.to(processes.device).train()
     if config.channels_last:
-        for parameter in module.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        to_channels_last(module)
     averaged = AveragedWeights(module, config.ema_decay)
     optimizer = build_optimizer(
         module,
@@ -256,3 +255,10 @@ def _farewell(task: Task, result: RunResult) -> str:
         f"{task.name}: {how}: step {result.step}, {result.positions:,} samples, "
         f"{result.minutes:.1f} minutes; checkpoint {result.checkpoint}, weights {result.export}"
     )
+
+
+def to_channels_last(module: nn.Module) -> None:
+    """Lay every convolution's weights out as NHWC, in place."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

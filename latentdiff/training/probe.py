@@ -17,6 +17,7 @@ from latentdiff.training.clip import ClipModule
 from latentdiff.training.config import TrainConfig
 from latentdiff.training.ema import AveragedWeights
 from latentdiff.training.frozen import Frozen, still
+from latentdiff.training.loop import to_channels_last
 from latentdiff.training.optim import GuardedStep, build_optimizer
 from latentdiff.training.processes import start
 from latentdiff.training.sampler import to_device
@@ -97,9 +98,9 @@ def measure(
     processes = start(train)
     device = processes.device
     torch.manual_seed(0)
-    module = build(task, config, model).to(device).train()
+    module: nn.Module = build(task, config, model).to(device).train()
     if train.channels_last:
-        module.to(memory_format=torch.channels_last)
+        to_channels_last(module)
     if isinstance(module, UNetModule):
         module.frozen.to(device)
     averaged = AveragedWeights(module, train.ema_decay)

@@ -128,7 +128,7 @@ def pack(folders: dict[str, Path], out: Path, name: str, *, part_mib: float = 15
             if not folder.is_dir():
                 raise UserError(f"{folder} is no folder; nothing to pack")
             archive.add(folder, arcname=inside)
-    parts = []
+    parts: list[Path] = []
     with whole.open("rb") as file:
         while block := file.read(int(part_mib * MIB)):
             part = out / f"{name}.tar.{len(parts):02d}"

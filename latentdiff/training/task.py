@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +31,11 @@ class Task(Protocol):
             shared), so it holds no open files.
     """
 
-    name: str
-    module: nn.Module
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def module(self) -> nn.Module: ...
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """CPU tensors, leading dimension len(positions).
@@ -47,15 +50,15 @@ class Task(Protocol):
         """Move frozen parts outside `module` to the device; called before the first step."""
         ...
 
-    def validate(self, module: nn.Module, step: int) -> dict[str, float]:
+    def validate(self, module: Any, step: int) -> dict[str, float]:
         """Numbers worth a curve; `module` has the averaged weights, in eval mode, without grad."""
         ...
 
-    def sheet(self, module: nn.Module, step: int) -> Image.Image | None:
+    def sheet(self, module: Any, step: int) -> Image.Image | None:
         """A picture worth a look, or None; same module as `validate`."""
         ...
 
-    def export(self, module: nn.Module, folder: Path) -> None:
+    def export(self, module: Any, folder: Path) -> None:
         """Write the weights in the library's own layout into an empty folder."""
         ...
 

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -46,6 +46,9 @@ from latentdiff.training.frozen import (
     load_vae,
 )
 from latentdiff.training.sheets import grid, to_pictures, to_pixels
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 SHEET_PROMPTS = (
     "a cat in the snow",
@@ -137,7 +140,9 @@ class TextToImageConfig:
 class UNetModule(nn.Module):
     """The U-Net with its loss; frozen parts are held, not owned."""
 
-    def __init__(self, unet: nn.Module, config: TextToImageConfig, frozen: Frozen) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, config: TextToImageConfig, frozen: Frozen
+    ) -> None:
         super().__init__()
         self.unet = unet
         self.config = config
@@ -297,7 +302,7 @@ class TextToImageTask:
         return self._unseen
 
     @torch.no_grad()
-    def validate(self, module: nn.Module, step: int) -> dict[str, float]:
+    def validate(self, module: UNetModule, step: int) -> dict[str, float]:
         """Loss on unseen scenes with fixed noise; MSE also by quarter of the timesteps."""
         device = next(module.parameters()).device
         batch = {name: x.to(device) for name, x in self.unseen().items()}
@@ -312,7 +317,7 @@ class TextToImageTask:
         return result
 
     @torch.no_grad()
-    def sample(self, module: nn.Module, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    def sample(self, module: UNetModule, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
         """Latents (B, C, h, w) by DDIM with classifier-free guidance, a seed a prompt."""
         device = next(module.parameters()).device
         # GuidedDenoiser wants the context of the negative prompts first.
@@ -333,12 +338,12 @@ class TextToImageTask:
         return x
 
     @torch.no_grad()
-    def sheet(self, module: nn.Module, step: int) -> Image.Image:
+    def sheet(self, module: UNetModule, step: int) -> Image.Image:
         """The fixed prompts, seeds 0 … 7, in rows of four."""
         latents = self.sample(module, SHEET_PROMPTS, range(len(SHEET_PROMPTS)))
         return grid(list(to_pictures(Autoencoder(self.vae).decode(latents))), columns=4)
 
-    def export(self, module: nn.Module, folder: Path) -> None:
+    def export(self, module: UNetModule, folder: Path) -> None:
         """Write a whole model that `latentdiff generate --model` and diffusers open."""
         unet = copy.deepcopy(module.unet).float().to(memory_format=torch.contiguous_format)
         whole = bundles.Bundle(

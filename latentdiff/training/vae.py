@@ -201,7 +201,7 @@ class VaeTask:
         return self._unseen
 
     @torch.no_grad()
-    def reconstruct(self, module: nn.Module, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def reconstruct(self, module: VaeModule, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Pictures (N, H, W, 3) uint8 through the posterior's mean and back."""
         autoencoder = Autoencoder(module.vae)
         out = []
@@ -211,7 +211,7 @@ class VaeTask:
             out.append(to_pictures(autoencoder.decode(autoencoder.mode(moments))))
         return np.concatenate(out)
 
-    def validate(self, module: nn.Module, step: int) -> dict[str, float]:
+    def validate(self, module: VaeModule, step: int) -> dict[str, float]:
         """Mean 8-bit PSNR in dB: whole pictures, inside boxes, held-out subjects; the PCA floor."""
         base, others = self.unseen()
         result: dict[str, float] = {}
@@ -235,14 +235,14 @@ class VaeTask:
             self._floor = float(dB.mean())
         return self._floor
 
-    def sheet(self, module: nn.Module, step: int) -> Image.Image:
+    def sheet(self, module: VaeModule, step: int) -> Image.Image:
         """Unseen pictures above their reconstructions; the last two show held-out subjects."""
         base, others = self.unseen()
         pictures = np.stack([s.image for s in (*base[:6], *others[:2])])
         return grid([*pictures, *self.reconstruct(module, pictures)], columns=len(pictures))
 
     @torch.no_grad()
-    def export(self, module: nn.Module, folder: Path) -> None:
+    def export(self, module: VaeModule, folder: Path) -> None:
         """Write the autoencoder with its latent statistics folded in: unit variance per channel."""
         vae = copy.deepcopy(module.vae).float().to(memory_format=torch.contiguous_format).eval()
         autoencoder = Autoencoder(vae)
