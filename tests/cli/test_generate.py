@@ -1,0 +1,312 @@
+"""`latentdiff generate`: files with recipes, words about words, and one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from PIL import Image
+
+from latentdiff.cli.main import run
+from latentdiff.pipelines import TextToImagePipeline
+from latentdiff.pipelines.pictures import read_recipe
+
+VOCABULARY = ["a", "an", "in", "the", "on", "at", "cat", "dog", "owl", "snow", "night", "penguin"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    card = {"vocabulary": VOCABULARY, "num_inference_steps": 2, "guidance_scale": 2.0}
+    return tiny.save(tiny.with_card(tiny.tiny(), **card), tmp_path_factory.mktemp("m") / "tiny")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files without a named place land in a fresh folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def generate(model: Path, *arguments: str) -> int:
+    return run(["generate", *arguments, "--model", str(model), "--device", "cpu"])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_picture_lies_where_it_is_said_with_the_complete_recipe(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "new" / "cat.png"
+    options = ["--seed", "3", "--scheduler", "ddpm", "--steps", "3", "--negative-prompt", "a dog"]
+    assert generate(model, "a cat in the snow", "-o", str(place), *options) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{place}\n"
+    assert err == ""
+    recipe = read_recipe(place)
+    told = {
+        "prompt": "a cat in the snow",
+        "negative_prompt": "a dog",
+        "seed": 3,
+        "num_inference_steps": 3,
+        "guidance_scale": 2.0,
+        "scheduler": "ddpm",
+        "height": 32,
+        "width": 32,
+        "dtype": "float32",
+        "model": str(model),
+    }
+    assert {key: recipe[key] for key in told} == told
+    assert all(len(digest) == 64 for digest in recipe["weights_sha256"].values())
+    assert set(recipe["versions"]) >= {"latentdiff", "torch", "diffusers", "transformers"}
+    again = TextToImagePipeline.from_pretrained(recipe["model"])(
+        recipe["prompt"],
+        negative_prompt=recipe["negative_prompt"],
+        seed=recipe["seed"],
+        num_inference_steps=recipe["num_inference_steps"],
+        scheduler=recipe["scheduler"],
+    )
+    with Image.open(place) as image:
+        assert image.convert("RGB").tobytes() == again.images[0].tobytes()
+
+
+def test_default_names_come_from_prompt_and_seed_and_never_overwrite(
+    model: Path, elsewhere: Path
+) -> None:
+    for _ in range(2):
+        assert generate(model, "A cat, in the SNOW!", "--seed", "7") == 0
+    assert names(elsewhere) == ["a-cat-in-the-snow-7-2.png", "a-cat-in-the-snow-7.png"]
+
+
+@pytest.mark.parametrize("prompt", ["../../etc/passwd", "/", "", "x" * 500, "雪の中の猫"])
+def test_no_prompt_makes_a_name_that_leaves_the_folder(
+    model: Path, elsewhere: Path, prompt: str
+) -> None:
+    assert generate(model, prompt, "--seed", "7", "--steps", "1") == 0
+    (name,) = names(elsewhere)
+    assert len(name.encode()) < 256
+    assert read_recipe(elsewhere / name)["prompt"] == prompt
+
+
+def test_prompts_come_from_the_line_and_from_a_file_and_seeds_count_up(
+    model: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "prompts.txt"
+    listed.write_text("\ufeffan owl at night\n\n# a remark\n  a dog  \n", "utf-8")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    options = ["--prompts", str(listed), "--num-images", "2", "--seed", "4", "--batch-size", "4"]
+    assert generate(model, "a cat", *options, "-o", str(folder)) == 0
+    assert names(folder) == [
+        "a-cat-4.png",
+        "a-cat-5.png",
+        "a-dog-8.png",
+        "a-dog-9.png",
+        "an-owl-at-night-6.png",
+        "an-owl-at-night-7.png",
+    ]
+    assert read_recipe(folder / "a-dog-9.png")["prompt"] == "a dog"
+    assert generate(model, "a dog", "--seed", "9", "-o", str(tmp_path / "one.png")) == 0
+    with Image.open(tmp_path / "one.png") as one, Image.open(folder / "a-dog-9.png") as other:
+        left, right = one.convert("RGB").tobytes(), other.convert("RGB").tobytes()
+    assert max(abs(a - b) for a, b in zip(left, right, strict=True)) <= 1
+
+
+def test_several_pictures_of_one_file_name_get_their_seeds(model: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out" / "cat.png"
+    assert generate(model, "a cat", "--num-images", "2", "--seed", "4", "-o", str(place)) == 0
+    assert names(place.parent) == ["cat-4.png", "cat-5.png"]
+
+
+def test_a_grid_is_one_picture_with_all_recipes(model: Path, tmp_path: Path) -> None:
+    place = tmp_path / "grid.png"
+    options = ["--num-images", "2", "--seed", "4", "--grid", "--batch-size", "3"]
+    assert generate(model, "a cat", "a dog", *options, "-o", str(place)) == 0
+    with Image.open(place) as image:
+        assert image.size == (68, 68)
+    recipes = read_recipe(place)["grid"]
+    assert [(r["prompt"], r["seed"]) for r in recipes] == [
+        ("a cat", 4),
+        ("a cat", 5),
+        ("a dog", 6),
+        ("a dog", 7),
+    ]
+    assert names(tmp_path) == ["grid.png", "here"]
+
+
+def test_a_drawn_seed_is_told(model: Path, elsewhere: Path) -> None:
+    assert generate(model, "a cat") == 0
+    (name,) = names(elsewhere)
+    assert name == f"a-cat-{read_recipe(elsewhere / name)['seed']}.png"
+
+
+def test_words_lost_to_the_limit_are_printed(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(model, " ".join(["cat"] * 22) + " snow night", "--steps", "1") == 0
+    assert "lost: snow night" in capsys.readouterr().err
+
+
+def test_unknown_words_are_named_with_the_nearest_known(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(model, "a pengiun in the snow", "--steps", "1") == 0
+    err = capsys.readouterr().err
+    assert "'pengiun'; nearest: penguin" in err
+    assert "latentdiff info" in err
+    assert generate(model, "a penguin in the snow", "--steps", "1") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_safety_checker_is_named_once(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny.save(tiny.tiny(), tmp_path / "checked")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert generate(folder, "a cat", "--steps", "1") == 0
+    assert capsys.readouterr().err.count("note: the safety_checker of") == 1
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--scheduler", "dimm"], "did you mean 'ddim'"),
+        (["--height", "30"], "multiple of 4"),
+        (["--width", "33"], "multiple of 4"),
+        (["--steps", "0"], "0 steps are out of range; expected 1 … 1000"),
+        (["--steps", "1001"], "1001 steps"),
+        (["--steps", "many"], "many"),
+        (["--seed", "-1"], "seed -1"),
+        (["--eta", "9"], "eta"),
+        (["--guidance-scale", "-2"], "guidance scale"),
+        (["--num-images", "0"], "num_images is 0"),
+        (["--batch-size", "0"], "batch_size is 0"),
+        (["--device", "cuda"], "cuda"),
+        (["--dtype", "float16"], "float16 is for GPUs"),
+        (["--dtype", "float8"], "float8"),
+        (["--stepz", "3"], "stepz"),
+        (["--prompts", "missing.txt"], "cannot read the prompts in missing.txt"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_nothing_is_overwritten(
+    model: Path,
+    tmp_path: Path,
+    elsewhere: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    import torch
+
+    if arguments == ["--device", "cuda"] and torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    place = tmp_path / "cat.png"
+    place.write_bytes(b"what stood there")
+    order = [f"--device={d}" for d in ("cpu",) if "--device" not in arguments]
+    command = ["generate", "a cat", "-o", str(place), "--model", str(model), *order, *arguments]
+    assert run(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("latentdiff: error: ")
+    assert err.count("\n") == 1
+    assert said in err
+    assert place.read_bytes() == b"what stood there"
+    assert names(elsewhere) == []
+    assert names(tmp_path) == ["cat.png", "here"]
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    err = capsys.readouterr().err
+    assert err.startswith("latentdiff: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize("path", ["nothing", "./no/such/model", "snowglob", "here/cat.png"])
+def test_a_wrong_model_path_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    assert generate(Path(path), "a cat", "-o", str(tmp_path / "cat.png")) == 2
+    assert path.removeprefix("./").split("/", maxsplit=1)[0] in one_line(capsys)
+    assert names(tmp_path) == ["here"]
+
+
+@pytest.mark.parametrize("text", ["", "\n  \n# only a remark\n"])
+def test_an_empty_file_of_prompts_is_one_line(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (tmp_path / "p.txt").write_text(text)
+    assert generate(model, "--prompts", str(tmp_path / "p.txt")) == 2
+    assert "holds no prompt; expected one on each line" in one_line(capsys)
+
+
+def test_a_file_of_prompts_that_is_no_text_is_one_line(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00\xd8")
+    assert generate(model, "--prompts", str(tmp_path / "p.txt")) == 2
+    assert "cannot read the prompts" in one_line(capsys)
+
+
+def test_no_prompt_is_one_line_with_an_example(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(model) == 2
+    assert 'latentdiff generate "a cat in the snow"' in one_line(capsys)
+
+
+@pytest.mark.parametrize("place", ["file.txt/cat.png", "/proc/cat.png", "cat.jpg", "cat"])
+def test_a_place_that_cannot_be_written_is_one_line_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "file.txt").write_text("a file")
+    assert generate(tmp_path / "no model", "a cat", "-o", str(tmp_path / place)) == 2
+    assert place.rsplit("/", maxsplit=1)[0] in one_line(capsys)
+    assert names(tmp_path) == ["file.txt", "here"]
+
+
+def test_ctrl_c_while_drawing_ends_with_130_and_leaves_no_file(
+    model: Path,
+    tmp_path: Path,
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    walk = TextToImagePipeline.walk
+
+    def interrupted(self: TextToImagePipeline, plan: Any) -> Iterator[Any]:
+        yield next(walk(self, plan))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TextToImagePipeline, "walk", interrupted)
+    place = tmp_path / "cat.png"
+    place.write_bytes(b"what stood there")
+    assert generate(model, "a cat", "-o", str(place)) == 130
+    assert capsys.readouterr().err == "latentdiff: stopped\n"
+    assert place.read_bytes() == b"what stood there"
+    assert names(tmp_path) == ["cat.png", "here"]
+    assert names(elsewhere) == []
+
+
+def test_a_picture_that_cannot_be_finite_is_one_line_and_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path
+) -> None:
+    from latentdiff.models.autoencoder import Autoencoder
+
+    decode = Autoencoder.decode
+    monkeypatch.setattr(Autoencoder, "decode", lambda self, x: decode(self, x) * float("nan"))
+    assert generate(model, "a cat", "-o", str(tmp_path / "cat.png")) == 2
+    assert "the autoencoder's decoder gave NaN" in one_line(capsys)
+    assert names(tmp_path) == ["here"]
