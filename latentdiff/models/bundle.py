@@ -314,7 +314,7 @@ def save(
 
 
 def save_network(
-    module: nn.Module,
+    module: Any,
     part: str,
     folder: Path,
     dtype: torch.dtype | None = None,

@@ -136,5 +136,11 @@ def wanted_files(names: list[str], where: str, variant: str | None) -> list[str]
         wanted += [f"{part}/config.json", f"{part}/{chosen.name}"]
         if chosen.is_index:
             shards = [n for n in inside if n.endswith(".safetensors") and "-of-" in n]
-            wanted += [f"{part}/{n}" for n in shards if (chosen.variant or "-of-") in n]
+            mark = "." if chosen.variant is None else f".{chosen.variant}"
+            plain = chosen.variant is None
+            wanted += [
+                f"{part}/{n}"
+                for n in shards
+                if (mark in n.removesuffix(".safetensors")) is not plain
+            ]
     return wanted

@@ -75,7 +75,7 @@ def fit_preview(latents: Tensor, pixels: Tensor) -> Preview:
     pixels: in [-1, 1], H and W the same multiple of h and w; averaged over each latent cell first.
     """
     assert latents.shape[0] == pixels.shape[0], (latents.shape, pixels.shape)
-    cells = adaptive_avg_pool2d(pixels.double(), tuple(latents.shape[-2:]))
+    cells = adaptive_avg_pool2d(pixels.double(), (latents.shape[-2], latents.shape[-1]))
     known = latents.double().permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
     known = torch.cat([known, torch.ones_like(known[:, :1])], dim=1)
     wanted = cells.permute(0, 2, 3, 1).reshape(-1, 3)

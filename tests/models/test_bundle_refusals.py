@@ -423,3 +423,15 @@ def test_of_a_hub_repository_only_what_is_read_is_wanted() -> None:
         *(f"{part}/config.json" for part in stems),
         *(f"{part}/{stem}.safetensors" for part, stem in stems.items()),
     }
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_of_two_sets_of_shards_in_a_hub_repository_one_is_wanted(variant: str | None) -> None:
+    names = []
+    for part, (_, _, stem) in folders.NETWORKS.items():
+        for end in ("", ".fp16"):
+            names += [f"{part}/{stem}{end}-0000{k}-of-00002.safetensors" for k in (1, 2)]
+            names.append(f"{part}/{stem}.safetensors.index{end}.json")
+    wanted = [n for n in folders.wanted_files(names, "them/model", variant) if "-of-" in n]
+    assert len(wanted) == 6
+    assert all((".fp16" in name) == (variant == "fp16") for name in wanted)

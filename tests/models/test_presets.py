@@ -68,7 +68,8 @@ def test_zero_initialised_blocks_start_as_the_identity() -> None:
                 torch.testing.assert_close(block(x, time), expected)
             elif isinstance(block, Transformer2DModel):
                 x = torch.randn(1, block.in_channels, 8, 8)
-                torch.testing.assert_close(block(x, encoder_hidden_states=context).sample, x)
+                (out,) = block(x, encoder_hidden_states=context, return_dict=False)
+                torch.testing.assert_close(out, x)
             elif isinstance(block, Attention) and network is vae:
                 x = torch.randn(1, block.to_q.in_features, 8, 8)
                 torch.testing.assert_close(block(x), x)
