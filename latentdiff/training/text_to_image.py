@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -365,10 +365,15 @@ class TextToImageTask:
         copy_weights(unet, self.module.unet, str(place))
 
 
+# At the last timestep of this schedule √ᾱ is 0.015: a small error in ε becomes a large one in x_0,
+# and a young ε-model draws pictures as bright as x_T's mean. A v-model predicts -x_0 there.
+SNOWGLOBE: dict[str, Any] = {"prediction_type": "v_prediction", "weighting": "simple"}
+
 PRESETS: dict[str, TextToImageConfig] = {
-    "cpu": TextToImageConfig(),
+    "cpu": TextToImageConfig(**SNOWGLOBE),
     "h100": TextToImageConfig(
         model="snowglobe-wide",
+        **SNOWGLOBE,
         validation_pictures=256,
         train=TrainConfig(
             batch_size=256,
