@@ -1,7 +1,7 @@
 """Train the embedded model from nothing: scenes, VAE, CLIP, judge, latents, U-Net, one folder.
 
-    python -m latentdiff.train_scripts.snowglobe --preset h100 --run-dir RUN
-    python -m latentdiff.train_scripts.snowglobe --preset h100 --run-dir RUN --follow OUT
+    python -m latentdiff.train_scripts.snowglobe --networks h100 --run-dir RUN
+    python -m latentdiff.train_scripts.snowglobe --networks h100 --run-dir RUN --follow OUT
 
 Every stage is a process of its own with its log in RUN/logs. A stage that is done leaves
 RUN/stages/NAME.json and is skipped the next time; one that was cut off goes on from its newest
@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from latentdiff import config as configs
 from latentdiff import files
 from latentdiff.errors import UserError
+from latentdiff.training.stages import Progress, Stage, say, tidy
 
 PROG = "python -m latentdiff.train_scripts.snowglobe"
 PID, SETTINGS = "recipe.pid", "recipe.yaml"
@@ -101,90 +101,6 @@ class RecipeConfig:
         return self.run_dir / stage
 
 
-class Stage:
-    """One process of the recipe."""
-
-    begun: ClassVar[list[Stage]] = []
-
-    def __init__(self, config: RecipeConfig, name: str, command: Sequence[str]) -> None:
-        self.begun.append(self)
-        self.config, self.name = config, name
-        self.marker = config.run_dir / "stages" / f"{name}.json"
-        self.log = config.run_dir / "logs" / f"{name}.log"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.started = time.monotonic()
-        if self.marker.exists():
-            say(f"{name}: done before")
-            return
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        say(f"{name}: {shlex.join(command)}")
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, env=environment
-            )
-
-    @property
-    def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def line(self) -> str:
-        """The newest line of the log."""
-        return f"{self.name}: {last_line(self.log)}"
-
-    def finish(self, others: Sequence[Stage] = (), *, needed: bool = True) -> bool:
-        """Wait, saying how all go every 20 s; True when it ended well.
-
-        Raises UserError when it failed and the recipe cannot go on without it.
-        """
-        said = time.monotonic()
-        while self.running:
-            time.sleep(0.2)
-            if time.monotonic() - said > 20:
-                said = time.monotonic()
-                for stage in dict.fromkeys([self, *others]):
-                    if stage.running:
-                        say(stage.line())
-        if self.process is None:
-            return True
-        seconds = time.monotonic() - self.started
-        if self.process.returncode == 0:
-            files.write_json(self.marker, {"seconds": round(seconds, 1)})
-            say(f"{self.name}: done after {seconds:.0f} s; {last_line(self.log)}")
-            self.process = None
-            return True
-        tail = "\n    ".join(self.log.read_text("utf-8", "replace").splitlines()[-15:])
-        message = f"stage {self.name} failed with code {self.process.returncode}:\n    {tail}"
-        if needed:
-            raise UserError(message)
-        say(message)
-        return False
-
-    def stop(self) -> None:
-        """End the process if it still runs."""
-        if self.process is not None and self.running:
-            self.process.terminate()
-            self.process.wait(timeout=20)
-
-
-def last_line(log: Path) -> str:
-    """The end of a log, with progress bars' carriage returns undone."""
-    if not log.exists():
-        return "not started"
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 2000))
-        lines = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
-    return next((line.strip()[:220] for line in reversed(lines) if line.strip()), "started")
-
-
-_BEGIN = time.monotonic()
-
-
-def say(text: str) -> None:
-    """Print with the minutes since the recipe began."""
-    print(f"[{(time.monotonic() - _BEGIN) / 60:5.2f} min] {text}", flush=True)
-
-
 def own(config: RecipeConfig, stage: str, *more: str) -> list[str]:
     """Command line of one of this module's own stages."""
     command = ["-m", "latentdiff.train_scripts.snowglobe", "--stage", stage]
@@ -216,13 +132,13 @@ def train(
 
     Compiling depends on the machine's own compiler; a run without it is slower but whole.
     """
-    stage = Stage(config, script, training(config, script, minutes, options, *more))
+    stage = Stage(config.run_dir, script, training(config, script, minutes, options, *more))
 
     def wait(others: Sequence[Stage]) -> None:
         if not stage.finish(others, needed=config.networks != "h100"):
             plain = f"{options} --compile ''"
             say(f"{script}: once more, not compiled")
-            again = Stage(config, script, training(config, script, minutes, plain, *more))
+            again = Stage(config.run_dir, script, training(config, script, minutes, plain, *more))
             again.finish(others)
 
     return wait
@@ -235,7 +151,7 @@ def run(config: RecipeConfig) -> None:
     configs.save_yaml(config, config.run_dir / SETTINGS)
     files.write_text(config.run_dir / PID, str(os.getpid()))
     pool = ("--pool", str(config.pool))
-    render = Stage(config, "render", own(config, "render"))
+    render = Stage(config.run_dir, "render", own(config, "render"))
     wait_for_rows(config, render)
     early = ("--pool-rows", str(min(config.early_scenes, config.scenes)))
     vae = train(config, "vae", config.vae_minutes, config.vae_options, *pool, *early)
@@ -251,9 +167,9 @@ def run(config: RecipeConfig) -> None:
     if config.warm_compile:
         probe = ["-m", "latentdiff.train_scripts.probe", "--networks", config.networks]
         probe += ["--updates", "3", f"--options={config.unet_options}"]
-        Stage(config, "warm", probe)
+        Stage(config.run_dir, "warm", probe)
     vae(Stage.begun)
-    Stage(config, "encode", own(config, "encode")).finish(Stage.begun)
+    Stage(config.run_dir, "encode", own(config, "encode")).finish(Stage.begun)
     clip(Stage.begun)
     minutes = config.total_minutes - config.tail_minutes - (time.monotonic() - begin) / 60
     parts = ("--vae", str(config.place("vae")), "--clip", str(config.place("clip")))
@@ -267,7 +183,7 @@ def run(config: RecipeConfig) -> None:
     )
     unet(Stage.begun)
     judge.finish(needed=False)
-    Stage(config, "assemble", own(config, "assemble")).finish()
+    Stage(config.run_dir, "assemble", own(config, "assemble")).finish()
     say(f"the model stands in {config.place('snowglobe')}")
 
 
@@ -296,20 +212,6 @@ def render_stage(config: RecipeConfig) -> None:
         workers=config.workers or os.cpu_count() or 1,
         progress=Progress("rendered"),
     )
-
-
-class Progress:
-    """`progress(done, whole)`: a line every two seconds, with the rate."""
-
-    def __init__(self, verb: str) -> None:
-        self.verb, self.begin, self.said = verb, time.monotonic(), 0.0
-
-    def __call__(self, done: int, whole: int) -> None:
-        now = time.monotonic()
-        if done == whole or now - self.said > 2:
-            self.said = now
-            rate = done / max(now - self.begin, 1e-6)
-            print(f"{self.verb} {done:,} of {whole:,}, {rate:,.0f}/s", flush=True)
 
 
 def encode_stage(config: RecipeConfig) -> None:
@@ -368,12 +270,6 @@ def collect(config: RecipeConfig, out: Path) -> None:
             (out / f"{stage}.png").write_bytes(sheets[-1].read_bytes())
     for file in sorted(out.iterdir()):
         print(f"{file.name}: {file.stat().st_size:,} bytes", flush=True)
-
-
-def tidy(log: Path) -> str:
-    """A log with only the last state of each progress bar."""
-    text = log.read_text("utf-8", "replace")
-    return "\n".join(line.rsplit("\r", 1)[-1] for line in text.split("\n"))
 
 
 def follow(config: RecipeConfig, out: Path) -> None:
