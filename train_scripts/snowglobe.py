@@ -160,7 +160,7 @@ def run(config: RecipeConfig) -> None:
     judge_pool = ["--pool", str(config.judge_pool), "--render", str(config.judge_scenes)]
     judge_pool += ["--render-workers", str(config.workers)]
     judge = Stage(
-        config,
+        config.run_dir,
         "judge",
         training(config, "judge", config.judge_minutes, config.judge_options, *judge_pool),
     )

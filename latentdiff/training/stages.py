@@ -24,11 +24,11 @@ class Stage:
     begun: ClassVar[list[Stage]] = []
 
     def __init__(self, run_dir: Path, name: str, command: Sequence[str]) -> None:
-        self.begun.append(self)
         self.name = name
         self.marker = run_dir / "stages" / f"{name}.json"
         self.log = run_dir / "logs" / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.begun.append(self)
         self.started = time.monotonic()
         if self.marker.exists():
             say(f"{name}: done before")
