@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import secrets
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -149,12 +150,17 @@ class TextToImagePipeline:
     @cached_property
     def default_steps(self) -> int:
         """Steps when none are asked for: the model's own, or 50."""
-        return int(self.bundle.card.get("num_inference_steps", DEFAULT_STEPS))
+        return _whole(
+            "num_inference_steps", self.bundle.card.get("num_inference_steps", DEFAULT_STEPS)
+        )
 
     @cached_property
     def default_guidance_scale(self) -> float:
         """Guidance when none is asked for: the model's own, or 7.5."""
-        return float(self.bundle.card.get("guidance_scale", DEFAULT_GUIDANCE))
+        scale = self.bundle.card.get("guidance_scale", DEFAULT_GUIDANCE)
+        if isinstance(scale, bool) or not isinstance(scale, int | float):
+            raise UserError(f"the model's guidance_scale is {scale!r}; a number was expected")
+        return float(scale)
 
     def plan(
         self,
@@ -192,7 +198,7 @@ class TextToImagePipeline:
         size = self._resolve_size(height, width)
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         guidance = Guidance(scale=scale, rescale=guidance_rescale)
-        built = self._resolve_scheduler(scheduler, num_inference_steps, eta)
+        built, steps = self._resolve_scheduler(scheduler, num_inference_steps, eta)
         if latents is not None:
             shape = (len(prompts), *self._latent_shape(*size))
             if tuple(latents.shape) != shape:
@@ -204,7 +210,7 @@ class TextToImagePipeline:
             "prompts": list(prompts),
             "negative_prompts": list(negatives),
             "seeds": list(chosen_seeds),
-            "num_inference_steps": len(built.grid()),
+            "num_inference_steps": steps,
             "guidance_scale": scale,
             "guidance_rescale": guidance_rescale,
             "scheduler": name if scheduler is not None else self.bundle.scheduler_config.class_name,
@@ -346,18 +352,19 @@ class TextToImagePipeline:
 
     def _resolve_scheduler(
         self, scheduler: str | Scheduler | None, steps: int | None, eta: float
-    ) -> Scheduler:
+    ) -> tuple[Scheduler, int]:
+        """The scheduler, and the number of steps that was asked of it."""
         config = self.bundle.scheduler_config
         if scheduler is not None and not isinstance(scheduler, str):
             if steps is not None or eta:
                 raise UserError("a ready scheduler has its own steps and eta; leave both out")
-            return scheduler
-        count = self.default_steps if steps is None else steps
+            return scheduler, len(scheduler.grid())
+        count = self.default_steps if steps is None else _whole("num_inference_steps", steps)
         if not 1 <= count <= config.num_train_timesteps:
             raise UserError(
                 f"{count} steps are out of range; expected 1 … {config.num_train_timesteps}"
             )
-        return interop.build(scheduler, config, count, eta=eta)
+        return interop.build(scheduler, config, count, eta=eta), count
 
     def _model_name(self) -> str:
         source = self.bundle.source
@@ -373,6 +380,14 @@ def _texts(plan: Plan) -> list[str]:
     return [*(plan.negative_prompts if plan.guidance.active else ()), *plan.prompts]
 
 
+def _whole(name: str, value: Any) -> int:
+    """The value as an int; UserError when it is not a whole number."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} is {value!r}; a whole number was expected") from None
+
+
 def _resolve_seeds(seed: int | None, seeds: Sequence[int] | None, count: int) -> tuple[int, ...]:
     """A seed for each of `count` pictures."""
     if seed is not None and seeds is not None:
@@ -380,9 +395,9 @@ def _resolve_seeds(seed: int | None, seeds: Sequence[int] | None, count: int) ->
     if seeds is not None:
         if len(seeds) != count:
             raise UserError(f"{len(seeds)} seeds for {count} pictures; expected one each")
-        chosen = [int(s) for s in seeds]
+        chosen = [_whole("seed", s) for s in seeds]
     else:
-        first = secrets.randbelow(2**31) if seed is None else int(seed)
+        first = secrets.randbelow(2**31) if seed is None else _whole("seed", seed)
         chosen = [first + k for k in range(count)]
     for value in chosen:
         if not 0 <= value <= MAX_SEED:

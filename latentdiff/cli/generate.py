@@ -84,8 +84,7 @@ def main(argv: Sequence[str]) -> int:
     pipeline = load(config)
     plans = make_plans(pipeline, prompts, config)
     tell_words(pipeline, prompts, plans)
-    images = list(draw(pipeline, plans, config))
-    for path in write(images, plans, config):
+    for path in write(draw(pipeline, plans), plans, config):
         print(path)
     return 0
 
@@ -112,9 +111,9 @@ def check_writable(output: Path) -> None:
     folder = output if output.is_dir() else output.parent
     if not output.is_dir() and output.suffix.lower() != ".png":
         raise UserError(f"{output} is neither a folder nor a .png file; pictures are kept as PNG")
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise UserError(
@@ -194,10 +193,8 @@ def tell_words(
         print(f"note: `{command}` lists what it knows", file=sys.stderr)
 
 
-def draw(
-    pipeline: TextToImagePipeline, plans: Sequence[Plan], config: GenerateConfig
-) -> Iterator[Image.Image]:
-    """The pictures of all plans; a bar on a terminal shows the steps and their rate."""
+def draw(pipeline: TextToImagePipeline, plans: Sequence[Plan]) -> Iterator[Image.Image]:
+    """The pictures, batch by batch; a bar on a terminal shows the steps and their rate."""
     from tqdm import tqdm
 
     steps = len(plans[0].scheduler.grid())
@@ -208,24 +205,26 @@ def draw(
             for step in pipeline.walk(plan):
                 latents = step.latents
                 bar.update()
-            yield from pipeline.finish(plan, latents).images
+            images = pipeline.finish(plan, latents).images
+            bar.clear()
+            yield from images
 
 
 def write(
-    images: Sequence[Image.Image], plans: Sequence[Plan], config: GenerateConfig
+    images: Iterator[Image.Image], plans: Sequence[Plan], config: GenerateConfig
 ) -> Iterator[Path]:
-    """Write the pictures, or their grid, and yield where each lies."""
+    """Write each picture as it comes, or the grid of all, and yield where each lies."""
     from latentdiff.pipelines.pictures import grid, save_png
 
     recipes = [plan.recipe_of(k) for plan in plans for k in range(len(plan.prompts))]
     if config.grid:
         whole = {**recipes[0], "grid": recipes}
         path = one_place(config.output, f"{slug(recipes[0]['prompt'])}-grid")
-        yield save_png(grid(images), path, whole)
+        yield save_png(grid(list(images)), path, whole)
         return
     for image, recipe in zip(images, recipes, strict=True):
         name = f"{slug(recipe['prompt'])}-{recipe['seed']}"
-        if config.output is None or config.output.is_dir() or len(images) == 1:
+        if config.output is None or config.output.is_dir() or len(recipes) == 1:
             path = one_place(config.output, name)
         else:
             path = config.output.with_name(f"{config.output.stem}-{recipe['seed']}.png")

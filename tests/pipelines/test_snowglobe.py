@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from latentdiff.errors import UserError
 from latentdiff.models import folder as folders
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
 from latentdiff.scenes.captions import vocabulary
@@ -64,3 +65,19 @@ def test_diffusers_draws_the_same_pictures_from_the_shipped_folder(
 def test_places_have_the_light_that_their_names_promise(pipe: TextToImagePipeline) -> None:
     snow, night = pipe(PROMPTS, seeds=[0, 8]).images
     assert np.asarray(snow).mean() > 1.5 * np.asarray(night).mean()
+
+
+@pytest.mark.parametrize("wrong", [{"seed": 1.7}, {"num_inference_steps": 2.5}])
+def test_a_number_that_is_not_whole_is_refused_not_cut(
+    pipe: TextToImagePipeline, wrong: dict[str, float]
+) -> None:
+    with pytest.raises(UserError, match="whole number"):
+        pipe.plan("a cat", **wrong)
+
+
+def test_the_recipe_holds_the_steps_that_were_asked_for_also_where_heun_takes_more(
+    pipe: TextToImagePipeline,
+) -> None:
+    plan = pipe.plan("a cat", scheduler="heun", num_inference_steps=10)
+    assert plan.recipe["num_inference_steps"] == 10
+    assert len(plan.scheduler.grid()) == 19
