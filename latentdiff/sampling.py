@@ -38,6 +38,13 @@ class DenoisingStep:
     x_0: Tensor
 
 
+def check_seed(seed: int) -> int:
+    """The seed; UserError when it lies outside 0 … MAX_SEED."""
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed {seed} is out of range; expected 0 … {MAX_SEED}")
+    return seed
+
+
 class SeededNoise:
     """One CPU generator a picture: `draw()` gives (B, *shape) float32 standard normal noise.
 
@@ -48,8 +55,7 @@ class SeededNoise:
 
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
         for seed in seeds:
-            if not 0 <= seed <= MAX_SEED:
-                raise UserError(f"seed {seed} is out of range; expected 0 … {MAX_SEED}")
+            check_seed(seed)
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self.shape = tuple(shape)
         self.device = device

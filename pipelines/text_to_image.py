@@ -24,7 +24,7 @@ from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.denoiser import Denoiser
 from latentdiff.models.preview import Preview, to_images
-from latentdiff.sampling import MAX_SEED, SeededNoise, check_finite, denoise
+from latentdiff.sampling import SeededNoise, check_finite, check_seed, denoise
 from latentdiff.schedulers import interop
 from latentdiff.schedulers.protocol import Scheduler
 
@@ -399,7 +399,4 @@ def _resolve_seeds(seed: int | None, seeds: Sequence[int] | None, count: int) ->
     else:
         first = secrets.randbelow(2**31) if seed is None else _whole("seed", seed)
         chosen = [first + k for k in range(count)]
-    for value in chosen:
-        if not 0 <= value <= MAX_SEED:
-            raise UserError(f"seed {value} is out of range; expected 0 … {MAX_SEED}")
-    return tuple(chosen)
+    return tuple(check_seed(value) for value in chosen)
