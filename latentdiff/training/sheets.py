@@ -1,26 +1,11 @@
-"""Sample sheets: pictures side by side, for a person to look at."""
+"""Between uint8 pictures and the pixels that networks see."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
-
-
-def grid(pictures: Sequence[NDArray[np.uint8]], columns: int, gap: int = 2) -> Image.Image:
-    """Equal pictures (H, W, 3) uint8, row by row, on white."""
-    height, width = pictures[0].shape[:2]
-    rows = -(-len(pictures) // columns)
-    size = (columns * (width + gap) + gap, rows * (height + gap) + gap)
-    sheet = Image.new("RGB", size, "white")
-    for k, picture in enumerate(pictures):
-        place = (gap + k % columns * (width + gap), gap + k // columns * (height + gap))
-        sheet.paste(Image.fromarray(picture), place)
-    return sheet
 
 
 def to_pixels(pictures: Tensor) -> Tensor:

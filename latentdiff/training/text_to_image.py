@@ -33,6 +33,7 @@ from latentdiff.models.denoiser import Denoiser
 from latentdiff.models.presets import build_unet, get
 from latentdiff.sampling import SeededNoise, denoise
 from latentdiff.scenes.captions import caption, prompt
+from latentdiff.scenes.sheet import contact_sheet
 from latentdiff.scenes.world import World
 from latentdiff.schedulers.config import SchedulerConfig
 from latentdiff.schedulers.ddim import DDIM
@@ -45,7 +46,7 @@ from latentdiff.training.frozen import (
     load_text_encoder,
     load_vae,
 )
-from latentdiff.training.sheets import grid, to_pictures, to_pixels
+from latentdiff.training.sheets import to_pictures, to_pixels
 
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -341,7 +342,9 @@ class TextToImageTask:
     def sheet(self, module: UNetModule, step: int) -> Image.Image:
         """The fixed prompts, seeds 0 … 7, in rows of four."""
         latents = self.sample(module, SHEET_PROMPTS, range(len(SHEET_PROMPTS)))
-        return grid(list(to_pictures(Autoencoder(self.vae).decode(latents))), columns=4)
+        return contact_sheet(
+            list(to_pictures(Autoencoder(self.vae).decode(latents))), columns=4, gap=2
+        )
 
     def export(self, module: UNetModule, folder: Path) -> None:
         """Write a whole model that `latentdiff generate --model` and diffusers open."""

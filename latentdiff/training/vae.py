@@ -29,10 +29,11 @@ from latentdiff.models.bundle import save_network
 from latentdiff.models.presets import build_vae, get
 from latentdiff.scenes.catalog import held_out_subjects
 from latentdiff.scenes.records import Scene, SceneRecord
+from latentdiff.scenes.sheet import contact_sheet
 from latentdiff.scenes.world import World
 from latentdiff.training.config import TrainConfig
 from latentdiff.training.frozen import copy_weights, load_vae
-from latentdiff.training.sheets import grid, to_pictures, to_pixels
+from latentdiff.training.sheets import to_pictures, to_pixels
 
 MAX_BOXES = 2
 STATISTICS_PICTURES = 256
@@ -239,7 +240,9 @@ class VaeTask:
         """Unseen pictures above their reconstructions; the last two show held-out subjects."""
         base, others = self.unseen()
         pictures = np.stack([s.image for s in (*base[:6], *others[:2])])
-        return grid([*pictures, *self.reconstruct(module, pictures)], columns=len(pictures))
+        return contact_sheet(
+            [*pictures, *self.reconstruct(module, pictures)], columns=len(pictures), gap=2
+        )
 
     @torch.no_grad()
     def export(self, module: VaeModule, folder: Path) -> None:
