@@ -64,7 +64,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def id(self, row: int) -> str:
-        """A stable, printable name: a path relative to the root, "file.parquet#12", "shard.tar#k"."""
+        """A stable, printable name: a path below the root, "file.parquet#12", "shard.tar#key"."""
         ...
 
     def captions(self, row: int) -> tuple[str, ...]:
