@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from latentdiff import files
-from latentdiff.data.latent_cache import LatentCache, build_cache
 from latentdiff.data.pixel_pool import PixelPool
+from latentdiff.data.pool_latents import PoolLatents, build_pool_latents
 from latentdiff.errors import UserError
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.preview import fit_preview
@@ -40,7 +40,7 @@ def encode_pool(
     *,
     batch_size: int = 256,
     progress: Callable[[int, int], None] | None = None,
-) -> LatentCache:
+) -> PoolLatents:
     """Posterior moments of every picture of the pool, on the accelerator when there is one."""
     pool, vae = PixelPool(pool_folder), load_vae(vae_folder)
     key = encoder_hash(vae)
@@ -54,7 +54,7 @@ def encode_pool(
             moments = autoencoder.encode_moments(x)
         return moments.half().contiguous().cpu().numpy()
 
-    return build_cache(
+    return build_pool_latents(
         cache_folder, pool, encode, encoder_hash=key, batch_size=batch_size, progress=progress
     )
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from latentdiff import seeding
 from latentdiff.conditioning import text
 from latentdiff.conditioning.guidance import Guidance, GuidedDenoiser
-from latentdiff.data.latent_cache import LatentCache
 from latentdiff.data.pictures import PoolPictures, open_pictures, row_of
+from latentdiff.data.pool_latents import PoolLatents
 from latentdiff.diffusion import objective
 from latentdiff.diffusion.forward_process import q_sample
 from latentdiff.diffusion.noise_schedule import NoiseSchedule, make_schedule
@@ -225,11 +225,11 @@ class TextToImageTask:
         self.module = UNetModule(build_unet(config.model), config, self.frozen)
         self._unseen: dict[str, Tensor] | None = None
 
-    def _open_cache(self) -> LatentCache | None:
+    def _open_cache(self) -> PoolLatents | None:
         if self.config.cache is None:
             return None
         assert isinstance(self.pictures, PoolPictures)
-        cache = LatentCache(
+        cache = PoolLatents(
             self.config.cache,
             encoder_hash=encoder_hash(self.vae),
             fingerprint=self.pictures.pool.fingerprint,

@@ -29,7 +29,7 @@ Encode = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
 """Pictures (n, S, S, 3) uint8 to posterior moments (n, 2C, h, w)."""
 
 
-class LatentCache:
+class PoolLatents:
     """Read access to cached moments."""
 
     def __init__(self, folder: str | Path, *, encoder_hash: str, fingerprint: str) -> None:
@@ -71,7 +71,7 @@ class LatentCache:
         return self._moments[rows].astype(np.float32)
 
 
-def build_cache(
+def build_pool_latents(
     folder: str | Path,
     pool: PixelPool,
     encode: Encode,
@@ -80,7 +80,7 @@ def build_cache(
     batch_size: int = 256,
     half: bool = True,
     progress: Callable[[int, int], None] | None = None,
-) -> LatentCache:
+) -> PoolLatents:
     """Encode every picture of a complete pool; the cache counts once its `cache.json` is there."""
     count = len(pool)
     fingerprint = pool.fingerprint
@@ -113,7 +113,7 @@ def build_cache(
                 "dtype": str(out.dtype),
             },
         )
-    return LatentCache(folder, encoder_hash=encoder_hash, fingerprint=fingerprint)
+    return PoolLatents(folder, encoder_hash=encoder_hash, fingerprint=fingerprint)
 
 
 def _read_ahead(

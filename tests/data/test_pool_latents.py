@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from latentdiff.data.latent_cache import LatentCache, build_cache
 from latentdiff.data.pixel_pool import build_pool
+from latentdiff.data.pool_latents import PoolLatents, build_pool_latents
 from latentdiff.errors import UserError
 
 
@@ -23,27 +23,29 @@ def pool(tmp_path_factory):
 
 
 def test_moments_are_those_of_the_row_in_any_order(tmp_path, pool):
-    cache = build_cache(tmp_path, pool, encode, encoder_hash="a", batch_size=2)
+    cache = build_pool_latents(tmp_path, pool, encode, encoder_hash="a", batch_size=2)
     rows = np.array([6, 0, 3])
     expected = encode(pool.pictures(rows))
     assert cache.shape == (2, 2, 2)
     assert len(cache) == 7
     np.testing.assert_allclose(cache.moments(rows), expected, atol=2**-11)
-    exact = build_cache(tmp_path / "32", pool, encode, encoder_hash="a", batch_size=3, half=False)
+    exact = build_pool_latents(
+        tmp_path / "32", pool, encode, encoder_hash="a", batch_size=3, half=False
+    )
     assert np.array_equal(exact.moments(rows), expected)
 
 
 def test_another_encoder_or_other_pictures_make_it_stale(tmp_path, pool):
-    build_cache(tmp_path, pool, encode, encoder_hash="a")
-    LatentCache(tmp_path, encoder_hash="a", fingerprint=pool.fingerprint)
+    build_pool_latents(tmp_path, pool, encode, encoder_hash="a")
+    PoolLatents(tmp_path, encoder_hash="a", fingerprint=pool.fingerprint)
     with pytest.raises(UserError, match=r"stale.*another encoder"):
-        LatentCache(tmp_path, encoder_hash="b", fingerprint=pool.fingerprint)
+        PoolLatents(tmp_path, encoder_hash="b", fingerprint=pool.fingerprint)
     with pytest.raises(UserError, match=r"stale.*other pictures"):
-        LatentCache(tmp_path, encoder_hash="a", fingerprint="0" * 64)
+        PoolLatents(tmp_path, encoder_hash="a", fingerprint="0" * 64)
 
 
 def test_a_cache_that_was_cut_off_is_no_cache(tmp_path, pool):
-    build_cache(tmp_path, pool, encode, encoder_hash="a")
+    build_pool_latents(tmp_path, pool, encode, encoder_hash="a")
     calls = []
 
     def failing(pictures):
@@ -51,13 +53,13 @@ def test_a_cache_that_was_cut_off_is_no_cache(tmp_path, pool):
         return encode(pictures) * (np.nan if len(calls) > 1 else 1)
 
     with pytest.raises(UserError, match="non-finite moments in rows 2 … 3"):
-        build_cache(tmp_path, pool, failing, encoder_hash="a", batch_size=2)
+        build_pool_latents(tmp_path, pool, failing, encoder_hash="a", batch_size=2)
     with pytest.raises(UserError, match="no latent cache"):
-        LatentCache(tmp_path, encoder_hash="a", fingerprint=pool.fingerprint)
+        PoolLatents(tmp_path, encoder_hash="a", fingerprint=pool.fingerprint)
 
 
 def test_a_cache_travels_to_other_processes_as_its_folder(tmp_path, pool):
-    cache = build_cache(tmp_path, pool, encode, encoder_hash="a")
+    cache = build_pool_latents(tmp_path, pool, encode, encoder_hash="a")
     sent = pickle.dumps(cache)
     assert len(sent) < 1000
     assert np.array_equal(pickle.loads(sent).moments(np.array([1])), cache.moments(np.array([1])))
