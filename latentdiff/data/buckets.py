@@ -1,0 +1,226 @@
+"""Aspect-ratio buckets: the sizes that pictures are trained at, so that little is cropped away.
+
+All buckets have about the same area, never more than the square one, so that a batch of any
+bucket takes about the same time and no more memory. A picture goes to the bucket whose aspect
+ratio is nearest on a log scale, which is the one that crops least: of a picture of ratio a, a
+bucket of ratio r keeps min(a/r, r/a).
+
+Nothing is scaled up unless that is asked for. A picture smaller than its bucket gets a smaller
+bucket, its own size rounded down to the multiple that the networks need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from latentdiff.errors import UserError
+
+
+class Bucket(NamedTuple):
+    """A size in pixels, both sides multiples of what the networks need."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+def make_buckets(resolution: int, *, multiple: int, max_ratio: float = 2.0) -> tuple[Bucket, ...]:
+    """The buckets of about resolution² pixels, from the tallest to the widest.
+
+    For every width that is a multiple and at most `resolution`, the greatest height with
+    width · height ≤ resolution² and height ≤ max_ratio · width; and each of them lying down.
+    max_ratio = 1 leaves the square alone.
+
+    Raises UserError for a resolution that is not a multiple, or a ratio below 1.
+    """
+    if multiple < 1 or resolution < multiple or resolution % multiple:
+        below = max(multiple, resolution // multiple * multiple) if multiple > 0 else resolution
+        raise UserError(
+            f"the resolution is {resolution} px; the model needs a multiple of {multiple}, "
+            f"such as {below} or {below + multiple}"
+        )
+    if not max_ratio >= 1:
+        raise UserError(f"the largest aspect ratio is {max_ratio}; at least 1 is expected")
+    found = set()
+    for width in range(resolution, 0, -multiple):
+        height = resolution**2 // width // multiple * multiple
+        if height > max_ratio * width:
+            break
+        found.update((Bucket(width, height), Bucket(height, width)))
+    return tuple(sorted(found, key=lambda b: (b.width / b.height, b.width)))
+
+
+@dataclass(frozen=True, eq=False)
+class BucketPlan:
+    """Which bucket each picture goes to. n pictures, by row.
+
+    buckets: those that hold a picture; the common ones from tall to wide, then the smaller ones
+    that were made for small pictures, largest first.
+    bucket_of: (n,) int32, index into `buckets`; -1 for a picture too small for any.
+    crop_loss: (n,) float32, share of the picture's area that a crop takes away; 0 for -1.
+    upscaled: (n,) bool, the picture is smaller than its bucket.
+    multiple: what every side is a multiple of, in pixels.
+    """
+
+    buckets: tuple[Bucket, ...]
+    bucket_of: NDArray[np.int32]
+    crop_loss: NDArray[np.float32]
+    upscaled: NDArray[np.bool_]
+    multiple: int
+
+    @property
+    def too_small(self) -> NDArray[np.int64]:
+        """Rows of pictures that fit no bucket unless they are scaled up."""
+        return np.flatnonzero(self.bucket_of < 0)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(buckets,) pictures in each bucket."""
+        return np.bincount(self.bucket_of[self.bucket_of >= 0], minlength=len(self.buckets))
+
+    def bucket(self, row: int) -> Bucket:
+        """The bucket of a row that has one."""
+        index = int(self.bucket_of[row])
+        assert index >= 0, f"row {row} fits no bucket"
+        return self.buckets[index]
+
+    def table(self, batch_size: int | None = None) -> str:
+        """The plan as text: a line a bucket, then what to know before training on it.
+
+        batch_size: samples of one batch; adds the mean number of batches in an epoch.
+        """
+        counts = self.counts
+        used = self.bucket_of >= 0
+        losses = np.bincount(self.bucket_of[used], self.crop_loss[used], len(self.buckets))
+        upscaled = np.bincount(self.bucket_of[used & self.upscaled], minlength=len(self.buckets))
+        rows = [["bucket", "pictures", "crop loss", "upscaled"]]
+        for bucket, count, loss, up in zip(self.buckets, counts, losses, upscaled, strict=True):
+            rows.append([str(bucket), f"{count:,}", f"{loss / count:.1%}", f"{up:,}"])
+        total = int(counts.sum())
+        mean = f"{losses.sum() / total:.1%}" if total else "-"
+        rows.append(["all", f"{total:,}", mean, f"{upscaled.sum():,}"])
+        if batch_size:
+            batches = [f"{count / batch_size:,.1f}" for count in (*counts, total)]
+            for row, cell in zip(rows, ["batches", *batches], strict=True):
+                row.append(cell)
+        return "\n".join([*_aligned(rows), *self._remarks(batch_size)])
+
+    def _remarks(self, batch_size: int | None) -> list[str]:
+        lines = []
+        heavy = int((self.crop_loss > 0.25).sum())
+        if heavy:
+            lines.append(
+                f"{heavy:,} pictures lose more than a quarter of their area to the crop, "
+                f"the worst {self.crop_loss.max():.0%}: a larger aspect ratio would keep more"
+            )
+        scarce = int((self.counts < batch_size).sum()) if batch_size else 0
+        if scarce:
+            lines.append(
+                f"{scarce} of {len(self.buckets)} buckets hold fewer pictures than a batch "
+                f"({batch_size}): such a batch shows a picture more than once, and comes as much "
+                "more rarely"
+            )
+        if len(self.too_small):
+            lines.append(
+                f"{len(self.too_small):,} pictures are left out: a side is unknown, or below "
+                f"{self.multiple} px"
+            )
+        return lines
+
+
+def assign(
+    sizes: ArrayLike, buckets: Sequence[Bucket], *, multiple: int, upscale: bool = False
+) -> BucketPlan:
+    """Give every picture its bucket.
+
+    sizes: (n, 2) int, width and height in pixels as the picture is seen (orientation applied);
+    (0, 0) for a picture whose size could not be read, which gets no bucket.
+    buckets: what `make_buckets` gave. upscale: scale small pictures up to them.
+    """
+    size = np.asarray(sizes, np.int64).reshape(-1, 2)
+    assert (size >= 0).all(), "a picture has a negative side"
+    smallest = 1 if upscale else multiple
+    usable = (size >= smallest).all(axis=1)
+    # A stand-in for the unusable, so that no logarithm of zero is taken.
+    size = np.where(usable[:, None], size, multiple)
+    common = np.array(sorted(buckets, key=lambda b: b.width / b.height), np.int64)
+    ratios = common[:, 0] / common[:, 1]
+    between = np.log(ratios[:-1] * ratios[1:]) / 2
+    aspect = size[:, 0] / size[:, 1]
+    shape = common[np.searchsorted(between, np.log(aspect))]
+    small = (size < shape).any(axis=1)
+    if not upscale and small.any():
+        limited = np.clip(aspect[small], ratios[0], ratios[-1])
+        shape[small] = _own_shape(np.minimum(size[small], shape[small]), limited, multiple)
+    kept = _kept(aspect, shape)
+    names, bucket_of = _number(shape, usable, common)
+    return BucketPlan(
+        buckets=names,
+        bucket_of=bucket_of,
+        crop_loss=np.where(usable, 1 - kept, 0).astype(np.float32),
+        upscaled=usable & small & upscale,
+        multiple=multiple,
+    )
+
+
+def _own_shape(
+    room: NDArray[np.int64], aspect: NDArray[np.float64], multiple: int
+) -> NDArray[np.int64]:
+    """(k, 2) the shape within `room` (k, 2) that keeps most of a picture of that aspect.
+
+    Rounding both sides down may leave a ratio far from the picture's; then one is cut further.
+    """
+    width, height = (np.maximum(room // multiple, 1)).T
+    narrower = np.clip(np.rint(height * aspect), 1, width).astype(np.int64)
+    lower = np.clip(np.rint(width / aspect), 1, height).astype(np.int64)
+    candidates = np.stack(
+        [np.stack(pair, axis=1) for pair in ((width, height), (narrower, height), (width, lower))]
+    )
+    # The first of equals is taken, and that is the largest.
+    best = np.argmax(np.stack([_kept(aspect, shape) for shape in candidates]), axis=0)
+    return multiple * candidates[best, np.arange(len(room))]
+
+
+def _kept(aspect: NDArray[np.float64], shape: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of the area that is kept when a picture covers `shape` and the rest is cropped."""
+    ratio = aspect * shape[:, 1] / shape[:, 0]
+    return np.minimum(ratio, 1 / ratio)
+
+
+def _number(
+    shape: NDArray[np.int64], usable: NDArray[np.bool_], common: NDArray[np.int64]
+) -> tuple[tuple[Bucket, ...], NDArray[np.int32]]:
+    """The shapes in use, in their order, and each row's index among them."""
+    codes, index = np.unique((shape[:, 0] << 32 | shape[:, 1])[usable], return_inverse=True)
+    found = [Bucket(int(code) >> 32, int(code) & 0xFFFFFFFF) for code in codes]
+    place = {Bucket(int(w), int(h)): k for k, (w, h) in enumerate(common)}
+    order = sorted(
+        range(len(found)),
+        key=lambda k: (place.get(found[k], len(place)), -found[k].width * found[k].height, k),
+    )
+    new = np.empty(len(order), np.int32)
+    new[order] = np.arange(len(order), dtype=np.int32)
+    bucket_of = np.full(len(shape), -1, np.int32)
+    bucket_of[usable] = new[index]
+    return tuple(found[k] for k in order), bucket_of
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Text columns: the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in rows
+    ]
