@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -18,69 +18,180 @@ if TYPE_CHECKING:
 WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 
 
+Long = Literal["truncate", "chunk"]
+"""What becomes of prompts over the limit: cut there, or encoded in pieces side by side."""
+
+
 @dataclass(frozen=True)
 class TokenBatch:
-    """input_ids (B, L) int64, padded and cut to the tokenizer's length; dropped: for each prompt
-    the words that were lost to that limit, in order, whole even if cut in the middle."""
+    """Token ids of B prompts, padded to the tokenizer's length L.
+
+    input_ids: (B, L) int64, cut at the limit; or (B, k, L), k chunks of at most L - 2 tokens, each
+    with its own begin and end marks, those that a shorter prompt does not fill being empty.
+    dropped: for each prompt the words that were lost, in order, whole even if cut in the middle.
+    chunks: how many chunks each prompt fills, at least 1.
+    """
 
     input_ids: Tensor
     dropped: tuple[tuple[str, ...], ...]
+    chunks: tuple[int, ...]
 
 
-def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> TokenBatch:
-    """Token ids of prompts, each begun, ended and padded to `tokenizer.model_max_length`."""
+def tokenize(
+    tokenizer: CLIPTokenizer,
+    prompts: Sequence[str],
+    *,
+    long: Long = "truncate",
+    chunks: int | None = None,
+) -> TokenBatch:
+    """Token ids of prompts, each begun, ended and padded to `tokenizer.model_max_length`.
+
+    long: what becomes of prompts over the limit. chunks: with "chunk", the k of the result; by
+    default that of the longest prompt. Words beyond k chunks are lost.
+    """
     texts = list(prompts)
+    if long == "chunk":
+        return _chunked(tokenizer, texts, chunks)
+    assert long == "truncate" and chunks is None, f"unknown way with long prompts: {long!r}"
     limit = int(tokenizer.model_max_length)
     cut = tokenizer(
         texts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
     )
     # A row that ends in padding (the end mark twice) was not cut: only full ones are looked at.
     full = cut["input_ids"][:, -2] != tokenizer.eos_token_id
+    at_limit = [text for text, is_full in zip(texts, full.tolist(), strict=True) if is_full]
+    lost = {
+        text: _words_from(text, encoded.starts[limit - 2])
+        for text, encoded in zip(at_limit, _uncut(tokenizer, at_limit), strict=True)
+        if len(encoded.ids) > limit - 2
+    }
     return TokenBatch(
-        cut["input_ids"],
-        tuple(
-            _dropped(tokenizer, t, limit) if at_limit else ()
-            for t, at_limit in zip(texts, full.tolist(), strict=True)
-        ),
+        cut["input_ids"], tuple(lost.get(text, ()) for text in texts), (1,) * len(texts)
     )
 
 
-def count_tokens(tokenizer: CLIPTokenizer, prompt: str) -> int:
-    """Tokens of a prompt, begin and end marks included, before any cut."""
-    return len(tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
+def _chunked(tokenizer: CLIPTokenizer, texts: list[str], chunks: int | None) -> TokenBatch:
+    limit = int(tokenizer.model_max_length)
+    encoded = _uncut(tokenizer, texts)
+    parts = [_split(one.words, limit - 2) for one in encoded]
+    filled = [len(several) for several in parts]
+    count = max([1, *filled]) if chunks is None else chunks
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ids = torch.full((len(texts), count, limit), tokenizer.pad_token_id, dtype=torch.int64)
+    ids[:, :, 0], ids[:, :, 1] = begin, end
+    dropped = []
+    for row, (text, one, several) in enumerate(zip(texts, encoded, parts, strict=True)):
+        for k, part in enumerate(several[:count]):
+            marked = [begin, *one.ids[part.start : part.stop], end]
+            ids[row, k, : len(marked)] = torch.tensor(marked)
+        lost = len(several) > count
+        dropped.append(_words_from(text, one.starts[several[count].start]) if lost else ())
+    return TokenBatch(ids, tuple(dropped), tuple(min(k, count) for k in filled))
 
 
-def _dropped(tokenizer: CLIPTokenizer, text: str, limit: int) -> tuple[str, ...]:
-    from tokenizers import Tokenizer
+def _split(words: Sequence[int | None], room: int) -> list[range]:
+    """Pieces of at most `room` tokens that end where a word ends, if a word is not longer.
 
-    # A cut once asked for stays with the backend, so a copy without it does the counting.
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
-    encoding = backend.encode(text)
-    if len(encoding.ids) <= limit:
-        return ()
-    start = encoding.offsets[limit - 1][0]
+    words: for each token, the number of its word.
+    """
+    parts = []
+    start = 0
+    while start < len(words):
+        stop = min(start + room, len(words))
+        whole = stop
+        while start < whole < len(words) and words[whole] == words[whole - 1]:
+            whole -= 1
+        parts.append(range(start, whole if whole > start else stop))
+        start = parts[-1].stop
+    return parts or [range(0)]
+
+
+@dataclass(frozen=True)
+class _Uncut:
+    """Tokens of a text without marks: their ids, where each begins in the text, and its word."""
+
+    ids: list[int]
+    starts: list[int]
+    words: list[int | None]
+
+
+def _uncut(tokenizer: CLIPTokenizer, texts: list[str]) -> list[_Uncut]:
+    if not texts:
+        return []
+    found = tokenizer(
+        texts,
+        add_special_tokens=False,
+        truncation=False,
+        verbose=False,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+    )
+    return [
+        _Uncut(ids, [first for first, _ in offsets], found.word_ids(k))
+        for k, (ids, offsets) in enumerate(
+            zip(found["input_ids"], found["offset_mapping"], strict=True)
+        )
+    ]
+
+
+def _words_from(text: str, start: int) -> tuple[str, ...]:
+    """The words of a text from a place on; one that has begun before it is named whole."""
     while start > 0 and not text[start - 1].isspace():
         start -= 1
     return tuple(text[start:].split())
 
 
-@torch.no_grad()
-def encode(text_encoder: CLIPTextModel, input_ids: Tensor) -> Tensor:
+def count_tokens(tokenizer: CLIPTokenizer, prompt: str) -> int:
+    """Tokens of a prompt, begin and end marks included, before any cut."""
+    return token_counts(tokenizer, [prompt])[0]
+
+
+def token_counts(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> list[int]:
+    """`count_tokens` of many prompts in one call."""
+    if not prompts:
+        return []
+    found = tokenizer(list(prompts), truncation=False, verbose=False, return_attention_mask=False)
+    return [len(ids) for ids in found["input_ids"]]
+
+
+def encode(text_encoder: CLIPTextModel, input_ids: Tensor, *, gradients: bool = False) -> Tensor:
     """Context (B, L, D): the text encoder's last hidden states after its final layer norm.
 
-    No attention mask, as in Stable Diffusion: padding takes part. Frozen, so without gradients.
+    input_ids: (B, L); or (B, k, L), whose chunks are encoded apart and stand side by side in a
+    context (B, k·L, D). No attention mask, as in Stable Diffusion: padding takes part.
+    gradients: keep the graph, for a text encoder that is itself trained.
     """
-    return text_encoder(input_ids.to(text_encoder.device)).last_hidden_state
+    ids = input_ids.to(text_encoder.device)
+    with torch.set_grad_enabled(gradients):
+        context = text_encoder(ids.reshape(-1, ids.shape[-1])).last_hidden_state
+    return context.reshape(ids.shape[0], -1, context.shape[-1])
+
+
+def context_mask(tokens: TokenBatch) -> Tensor | None:
+    """(B, k·L) bool, false where a prompt has an empty chunk only because another one is longer.
+
+    It is what diffusers' U-Net takes as `encoder_attention_mask`: with it, a prompt means the same
+    alone and beside a longer one. None when all prompts fill all chunks.
+    """
+    if tokens.input_ids.ndim == 2 or min(tokens.chunks) == tokens.input_ids.shape[1]:
+        return None
+    filled = torch.tensor(tokens.chunks)[:, None] > torch.arange(tokens.input_ids.shape[1])
+    return filled.repeat_interleave(tokens.input_ids.shape[2], dim=1)
 
 
 def encode_prompts(
-    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: Sequence[str]
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+    prompts: Sequence[str],
+    *,
+    long: Long = "truncate",
 ) -> Tensor:
-    """Context (B, L, D) of prompts in one text-encoder call, each distinct prompt encoded once."""
+    """Context (B, L, D) of prompts in one text-encoder call, each distinct prompt encoded once.
+
+    long: "chunk" gives (B, k·L, D), with k for the longest of the prompts.
+    """
     distinct = list(dict.fromkeys(prompts))
-    context = encode(text_encoder, tokenize(tokenizer, distinct).input_ids)
+    context = encode(text_encoder, tokenize(tokenizer, distinct, long=long).input_ids)
     rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=context.device)
     return context[rows]
 

@@ -1,4 +1,4 @@
-"""Which words a visit to a picture sees.
+"""Which words a visit to a picture sees, and how long captions are for the text encoder.
 
 A pick is a pure function of (run seed, position). Its three draws, dropout, choice and shuffle,
 come in this order from one generator, so changing one setting leaves the others' draws alone.
@@ -6,12 +6,25 @@ come in this order from one generator, so changing one setting leaves the others
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from latentdiff import seeding
+from latentdiff.data.records import Source
 from latentdiff.errors import UserError
+
+CountTokens = Callable[[Sequence[str]], Sequence[int]]
+"""Tokens of each caption, begin and end marks included, before any cut."""
+LostWords = Callable[[Sequence[str]], Mapping[str, Sequence[str]]]
+"""Caption → the words beyond the text encoder's limit, for captions that have any."""
+LISTED = 1000
+"""Captions over the limit that a report names; it counts them all."""
+_TOGETHER = 4096
+"""Rows whose captions are counted in one call; equal captions among them are counted once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,3 +103,130 @@ class CaptionPolicy:
 
     def _joined(self, tags: Sequence[str]) -> str:
         return f"{self.config.tag_separator.rstrip()} ".join(tags)
+
+
+@dataclass(frozen=True)
+class LongCaption:
+    """A caption over the limit: its sample, its tokens, and the words beyond the limit."""
+
+    row: int
+    id: str
+    caption: str
+    tokens: int
+    lost: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lost = " ".join(self.lost) or "its last words"
+        return f"{self.id}: {self.tokens} tokens, beyond the limit: {_shortened(lost)}"
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionReport:
+    """Token counts of all texts that a run can see, each of a picture's captions counted.
+
+    limit: tokens that the text encoder reads at once, begin and end marks included.
+    histogram: (longest + 1,) int64, captions by their number of tokens, marks included.
+    over: captions beyond the limit. long: the first of them, at most `LISTED`.
+    without: (k,) int64, rows that have no caption.
+    """
+
+    limit: int
+    histogram: NDArray[np.int64]
+    over: int
+    long: tuple[LongCaption, ...]
+    without: NDArray[np.int64]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest caption, marks included."""
+        return len(self.histogram) - 1
+
+    def text(self) -> str:
+        """The histogram, a bar a range of token counts, and what lies beyond the limit."""
+        step = max(1, -(-self.limit // 10))
+        tops = range(self.limit, 0, -step)[::-1]
+        bars = [
+            (f"{max(0, top - step + 1)}-{top}", self._between(top - step + 1, top)) for top in tops
+        ]
+        first = next((k for k, (_, count) in enumerate(bars) if count), 0)
+        bars = [*bars[first:], (f"over {self.limit}", self.over)]
+        most = max(1, *(count for _, count in bars))
+        wide = max(len(name) for name, _ in bars)
+        lines = [f"{'tokens':>{wide}}  captions"]
+        for name, count in bars:
+            bar = "█" * -(-30 * count // most)
+            lines.append(f"{name:>{wide}}  {count:>8,}  {bar}".rstrip())
+        return "\n".join([*lines, *self.lines()])
+
+    def lines(self, most: int = 10) -> list[str]:
+        """A line a caption beyond the limit, at most so many, and one for rows without caption."""
+        lines = [str(long) for long in self.long[:most]]
+        if self.over > len(lines):
+            lines.append(f"… and {self.over - len(lines):,} more over {self.limit} tokens")
+        if len(self.without):
+            lines.append(f"{len(self.without):,} pictures have no caption")
+        return lines
+
+    def refuse_long(self) -> None:
+        """Raise UserError when a caption is beyond the limit."""
+        if self.over:
+            what = "caption is" if self.over == 1 else "captions are"
+            raise UserError(
+                f"{self.over:,} {what} over the text encoder's {self.limit} tokens (the first is "
+                f"{self.long[0]}); shorten them, or cut them with --long-captions truncate, or "
+                "encode them in pieces with --long-captions chunk"
+            )
+
+    def _between(self, low: int, high: int) -> int:
+        return int(self.histogram[max(0, low) : high + 1].sum())
+
+
+def lengths(
+    source: Source,
+    count_tokens: CountTokens,
+    limit: int,
+    *,
+    lost_words: LostWords | None = None,
+    config: CaptionConfig | None = None,
+) -> CaptionReport:
+    """Count the tokens of every text that training on `source` can see.
+
+    limit: the text encoder's, marks included. lost_words: names the words beyond it. config: which
+    captions are seen, and the trigger words before them; by default all, as they are.
+    """
+    policy = CaptionPolicy(config or CaptionConfig(), 0)
+    histogram = np.zeros(1, np.int64)
+    over = 0
+    long: list[tuple[int, str, int]] = []
+    without: list[int] = []
+    for first in range(0, len(source), _TOGETHER):
+        rows = range(first, min(first + _TOGETHER, len(source)))
+        texts = [policy.texts(source.captions(row)) for row in rows]
+        without += [row for row in rows if not any(source.captions(row))]
+        distinct = list(dict.fromkeys(text for several in texts for text in several))
+        counted = dict(zip(distinct, count_tokens(distinct) if distinct else (), strict=True))
+        tokens = np.array([counted[text] for several in texts for text in several], np.int64)
+        found = np.bincount(tokens, minlength=len(histogram))
+        found[: len(histogram)] += histogram
+        histogram = found
+        if not (tokens > limit).any():
+            continue
+        over += int((tokens > limit).sum())
+        for row, several in zip(rows, texts, strict=True):
+            long += [(row, text, counted[text]) for text in several if counted[text] > limit]
+        del long[LISTED:]
+    lost = lost_words([text for _, text, _ in long]) if lost_words is not None and long else {}
+    return CaptionReport(
+        limit=limit,
+        histogram=histogram,
+        over=over,
+        long=tuple(
+            LongCaption(row, source.id(row), text, tokens, tuple(lost.get(text, ())))
+            for row, text, tokens in long
+        ),
+        without=np.array(without, np.int64),
+    )
+
+
+def _shortened(words: str, most: int = 80) -> str:
+    return words if len(words) <= most else f"{words[:most].rstrip()}…"
