@@ -323,6 +323,7 @@ def save_network(
     """Write one network's `config.json` and weights into an existing folder."""
     _, class_name, stem = folders.NETWORKS[part]
     state = {name: value.to(dtype or value.dtype) for name, value in module.state_dict().items()}
+    assert not any(".lora_A." in name for name in state), f"{part} has peft's layers; merge first"
     if part == "text_encoder":
         state = {TEXT_PREFIX + n.removeprefix(TEXT_PREFIX): v for n, v in state.items()}
         config = module.config.to_diff_dict() | {"architectures": [class_name]}
