@@ -21,7 +21,7 @@ from latentdiff.training.loop import to_channels_last
 from latentdiff.training.optim import GuardedStep, build_optimizer
 from latentdiff.training.processes import start
 from latentdiff.training.sampler import to_device
-from latentdiff.training.text_to_image import TextToImageConfig, UNetModule
+from latentdiff.training.text_to_image import Noising, TextToImageConfig, UNetModule
 from latentdiff.training.vae import VaeConfig, VaeModule
 
 VOCABULARY = 1287
@@ -44,8 +44,10 @@ def build(task: str, config: VaeConfig | TextToImageConfig | object, model: str)
     clip = build_clip(model, VOCABULARY, bos_token_id=VOCABULARY - 2, eos_token_id=VOCABULARY - 1)
     if isinstance(config, TextToImageConfig):
         still(clip)
-        frozen = Frozen(_TextTower(clip.text_model), nn.Identity(), config.schedule())
-        return UNetModule(build_unet(model), config, frozen)
+        schedule = config.schedule()
+        frozen = Frozen(_TextTower(clip.text_model), nn.Identity(), schedule)
+        noising = Noising(schedule, prediction_type=config.prediction_type or "epsilon")
+        return UNetModule(build_unet(model), noising, frozen)
     assert task == "clip", task
     return ClipModule(clip)
 

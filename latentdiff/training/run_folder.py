@@ -1,6 +1,7 @@
 """The folder of one run: where things lie, who may write, which settings it was made with.
 
-config.yaml  log.jsonl  tensorboard/  sheets/  checkpoints/  export/
+config.yaml  data.json  log.jsonl  report.html  bad_samples.jsonl
+tensorboard/  sheets/  validation/  checkpoints/  export/  best/  non_finite/
 """
 
 from __future__ import annotations
@@ -32,9 +33,13 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.log = path / "log.jsonl"
         self.tensorboard = path / "tensorboard"
+        self.data = path / "data.json"
         self.sheets = path / "sheets"
+        self.validation = path / "validation"
+        self.best = path / "best"
         self.checkpoints = path / "checkpoints"
         self.export = path / "export"
+        self.non_finite = path / "non_finite"
 
     def refuse_if_used(self) -> None:
         """A new run never writes over another's checkpoints."""
@@ -63,6 +68,26 @@ class RunFolder:
             changes = list(_differences(old, to_dict(config)))
         files.write_text(self.config, yaml.safe_dump(to_dict(config), sort_keys=False))
         return changes
+
+    def save_data(self, summary: Mapping[str, Any], fingerprint: str, *, resume: bool) -> None:
+        """Write data.json, what the run learns from; UserError when a resumed run finds other data.
+
+        Sample order and noise are addressed by row, so with other data an old checkpoint would go
+        on with samples that it has seen, or not, by accident.
+        """
+        if resume and self.data.is_file():
+            try:
+                old = json.loads(self.data.read_text("utf-8"))["fingerprint"]
+            except (OSError, ValueError, KeyError, TypeError):
+                old = fingerprint
+            if old != fingerprint:
+                raise UserError(
+                    f"the data are not those that the run in {self.path} was begun with "
+                    f"({fingerprint[:12]}… now, {str(old)[:12]}… then): pictures were added, "
+                    "removed or renamed, or captions edited; bring them back, or begin a new run "
+                    f"with --init-from {self.path}"
+                )
+        files.write_json(self.data, {**summary, "fingerprint": fingerprint})
 
 
 def default_path(train: TrainConfig, task_name: str) -> Path:

@@ -7,6 +7,7 @@ optimizer and the disk. Tasks satisfy the protocol by shape: they need not inher
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -15,7 +16,18 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import nn
 
+    from latentdiff.training.validation import PairedLosses
+
 Batch = dict[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A contact sheet of pictures, in rows, with the prompt and the command of each."""
+
+    image: Image.Image
+    prompts: tuple[str, ...]
+    commands: tuple[str, ...]
 
 
 @runtime_checkable
@@ -29,6 +41,9 @@ class Task(Protocol):
             The loop moves it, runs it under autocast, may compile it and may wrap it for several
             processes. It is deep-copied once for the averaged weights (frozen parameters are
             shared), so it holds no open files.
+
+    A task may also have `summary` (what it learns from, plain values for data.json and the report)
+    and `fingerprint` (a string that must be the same on every process and when a run is resumed).
     """
 
     @property
@@ -50,11 +65,14 @@ class Task(Protocol):
         """Move frozen parts outside `module` to the device; called before the first step."""
         ...
 
-    def validate(self, module: Any, step: int) -> dict[str, float]:
-        """Numbers worth a curve; `module` has the averaged weights, in eval mode, without grad."""
+    def validate(self, module: Any, step: int) -> dict[str, float] | PairedLosses:
+        """Numbers worth a curve, or losses of fixed pairs that are compared with the first.
+
+        `module` has the averaged weights, in eval mode, without grad.
+        """
         ...
 
-    def sheet(self, module: Any, step: int) -> Image.Image | None:
+    def sheet(self, module: Any, step: int) -> Image.Image | Sheet | None:
         """A picture worth a look, or None; same module as `validate`."""
         ...
 

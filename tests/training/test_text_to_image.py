@@ -1,15 +1,21 @@
 """The text-to-image task: cache or pixels, the same samples; exports open in the pipeline's way."""
 
 import dataclasses
+import shlex
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from latentdiff.cli import main as cli
+from latentdiff.data.captions import CaptionConfig
+from latentdiff.data.pictures import row_of
 from latentdiff.data.pixel_pool import build_pool
 from latentdiff.diffusion.objective import loss_weights
 from latentdiff.errors import UserError
 from latentdiff.models import bundle
+from latentdiff.train_scripts.text_to_image import draw
 from latentdiff.training import clip, text_to_image, vae
 from latentdiff.training.snowglobe import assemble, encode_pool, pack
 
@@ -65,7 +71,7 @@ def test_cached_moments_and_pictures_make_the_same_samples(parts, task):
 
 
 def test_a_row_gets_new_noise_time_and_words_at_each_visit(task):
-    order = [text_to_image.row_of(p, 12, 0) for p in range(24)]
+    order = [row_of(p, 12, 0) for p in range(24)]
     second = 12 + order[12:].index(order[0])
     batch = task.batch([0, second])
     for name in ("t", "target", "x_t"):
@@ -79,7 +85,7 @@ def test_weights_are_those_of_min_snr(task):
 
 
 def test_caption_dropout_empties_its_share(parts):
-    task = text_to_image.TextToImageTask(config(parts, caption_dropout=0.5))
+    task = text_to_image.TextToImageTask(config(parts, captions=CaptionConfig(caption_dropout=0.5)))
     empty = task.tokens([""])[0]
     ids = task.batch(range(400))["input_ids"]
     share = (ids == empty).all(dim=1).float().mean()
@@ -92,7 +98,7 @@ def test_only_the_unet_learns_and_all_of_it(task):
     named = dict(task.module.named_parameters())
     assert all(name.startswith("unet.") for name in named)
     assert [name for name, p in named.items() if p.grad is None] == []
-    assert all(p.grad is None for p in task.text_encoder.parameters())
+    assert all(p.grad is None for p in task.networks.text_encoder.parameters())
     task.module.zero_grad()
 
 
@@ -116,11 +122,30 @@ def test_the_export_opens_as_a_whole_model_and_starts_another_run(task, parts, t
     )
 
 
-def test_the_sheet_draws_the_fixed_prompts(task):
+def test_the_sheet_is_what_generate_draws(parts, tmp_path):
+    train = dataclasses.replace(text_to_image.PRESETS["tiny"].train, run_dir=tmp_path)
+    task = text_to_image.TextToImageTask(config(parts, train=train, sheet_guidance=3.0), draw)
+    (tmp_path / "export").mkdir()
+    task.export(task.module, tmp_path / "export")
     sheet = task.sheet(task.module.eval(), 0)
-    assert sheet.size == (4 * 34 + 2, 2 * 34 + 2)
-    numbers = task.validate(task.module, 0)
-    assert np.isfinite(list(numbers.values())).all()
+    assert sheet.image.size == (4 * 34 + 2, 2 * 34 + 2)
+    for k in (0, 5):
+        command = shlex.split(sheet.commands[k])
+        assert command[:3] == ["latentdiff", "generate", sheet.prompts[k]]
+        assert cli.run([*command[1:], "-o", str(tmp_path / "again.png")]) == 0
+        x, y = 2 + 34 * (k % 4), 2 + 34 * (k // 4)
+        drawn = np.asarray(sheet.image)[y : y + 32, x : x + 32].astype(int)
+        again = np.asarray(Image.open(tmp_path / "again.png")).astype(int)
+        assert np.abs(drawn - again).max() <= 1
+
+
+def test_validation_measures_the_same_pairs_of_both_groups_each_time(task):
+    first, second = (task.validate(task.module, step) for step in (0, 1))
+    assert first.same_pairs(second)
+    assert np.array_equal(first.losses, second.losses)
+    assert np.isfinite(first.losses).all()
+    assert sorted(set(first.group)) == ["held-out", "train"]
+    assert len(set(first.ids)) == 8
 
 
 def test_a_cache_of_another_encoder_is_refused(parts, tmp_path):
