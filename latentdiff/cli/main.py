@@ -18,7 +18,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("latentdiff.cli.generate", "draw pictures from prompts"),
     "info": ("latentdiff.cli.info", "list a model's parts, sizes and hashes, and what it knows"),
     "train": ("latentdiff.cli.train", "train a VAE, a CLIP or a text-to-image U-Net"),
+    "report": ("latentdiff.cli.report", "write a training run's report.html anew"),
+    "debug": ("latentdiff.cli.debug", "replay the batch at which a training stopped, in float32"),
     "evaluate": ("latentdiff.cli.evaluate", "measure a model: alignment, autoencoder, blind test"),
+    "lora": ("latentdiff.cli.lora", "inspect, convert and merge LoRA files"),
     "scenes": ("latentdiff.cli.scenes", "look at, export and render the procedural scenes"),
 }
 

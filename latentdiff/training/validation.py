@@ -108,6 +108,17 @@ class Recorded:
     differences: tuple[Difference, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A record as it lies in the folder: compared with step `since`; best, worse as `Recorded`."""
+
+    step: int
+    since: int
+    differences: tuple[Difference, ...]
+    best: bool
+    worse: bool
+
+
 def spread_timesteps(pictures: int, per_picture: int, num_train_timesteps: int) -> NDArray[Any]:
     """Fixed timesteps (pictures, per_picture) int64 that cover all t evenly.
 
@@ -280,17 +291,24 @@ def read_record(file: Path) -> PairedLosses:
         raise UserError(f"{file} is not a validation record ({error}); remove it") from error
 
 
-def read_differences(file: Path) -> tuple[int, list[Difference], bool]:
-    """(the step compared with, the differences, whether it was the new best) of a record."""
+def read_summary(file: Path) -> Stored:
+    """What a record says, without its pairs; UserError when the file is damaged."""
     try:
         value = json.loads(file.read_text("utf-8"))
-        rows = [
-            Difference(**{key: math.nan if x is None else x for key, x in row.items()})
-            for row in value["differences"]
-        ]
-        return int(value["since"]), rows, bool(value["best"])
+        return Stored(
+            step=int(value["step"]),
+            since=int(value["since"]),
+            differences=tuple(_difference(row) for row in value["differences"]),
+            best=bool(value["best"]),
+            worse=bool(value["worse"]),
+        )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{file} is not a validation record ({error}); remove it") from error
+
+
+def _difference(row: dict[str, Any]) -> Difference:
+    values: dict[str, Any] = {key: math.nan if x is None else x for key, x in row.items()}
+    return Difference(**values)
 
 
 def _finite(value: Any) -> Any:

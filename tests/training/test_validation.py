@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from latentdiff import seeding
 from latentdiff.errors import UserError
 from latentdiff.training.validation import (
+    Group,
     PairedLosses,
     ValidationLog,
     compare,
-    read_differences,
     read_record,
+    read_summary,
     spread_timesteps,
 )
 
@@ -30,11 +31,13 @@ def pairs(
     losses = 1.0 + seeding.generator(0, "hard and easy pairs").random(n)
     if noise:
         losses = losses + 0.01 * seeding.generator(0, noise).standard_normal(n)
+    held_out: tuple[Group, ...] = ("held-out",) * (n // 2)
+    train: tuple[Group, ...] = ("train",) * (n // 2)
     return PairedLosses(
         ids=tuple(f"{k // PER_PICTURE}.png" for k in range(n)),
         t=spread_timesteps(2 * PICTURES, PER_PICTURE, T).reshape(-1),
         losses=losses + shift,
-        group=("held-out",) * (n // 2) + ("train",) * (n // 2),
+        group=held_out + train,
         num_train_timesteps=T,
     )
 
@@ -146,8 +149,9 @@ def test_scalars_and_line_say_what_the_differences_say(tmp_path: Path) -> None:
     assert said.scalars["train/t 500-749/standard_error"] > 0
     assert said.line.startswith("step 10: held-out loss 1.") and "since step 0" in said.line
     assert said.line.endswith("best so far")
-    since, rows, best = read_differences(tmp_path / "step-00000010.json")
-    assert (since, tuple(rows), best) == (0, said.differences, True)
+    stored = read_summary(tmp_path / "step-00000010.json")
+    assert (stored.step, stored.since, stored.best, stored.worse) == (10, 0, True, False)
+    assert stored.differences == said.differences
 
 
 def test_changed_pairs_begin_a_new_comparison(tmp_path: Path) -> None:
