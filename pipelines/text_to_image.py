@@ -5,8 +5,7 @@ from __future__ import annotations
 import operator
 import secrets
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +22,9 @@ from latentdiff.models import bundle as bundles
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.denoiser import Denoiser
-from latentdiff.models.preview import Preview, to_images
+from latentdiff.models.lora_loading import LoraReport, LoraStack
+from latentdiff.models.preview import to_images
+from latentdiff.pipelines.plan import PipelineStep, Plan, TextToImageResult
 from latentdiff.sampling import SeededNoise, check_finite, check_seed, denoise
 from latentdiff.schedulers import interop
 from latentdiff.schedulers.protocol import Scheduler
@@ -32,90 +33,6 @@ DEFAULT_STEPS = 50
 DEFAULT_GUIDANCE = 7.5
 DECODE_AT_ONCE = 8
 MAX_PIXELS = 4096 * 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """One call, checked and resolved, before anything is computed; a row of each tuple a picture.
-
-    latents: x_T (B, C, h, w) of unit variance, or None to draw it from the seeds.
-    recipe: everything that makes the pictures again, fit for JSON. dropped_words: prompt → the
-    words that the tokenizer's limit cuts off, for prompts that lose any.
-    """
-
-    prompts: tuple[str, ...]
-    negative_prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    height: int
-    width: int
-    guidance: Guidance
-    scheduler: Scheduler
-    latents: Tensor | None
-    recipe: Mapping[str, Any]
-    dropped_words: Mapping[str, tuple[str, ...]]
-
-    def recipe_of(self, index: int) -> dict[str, Any]:
-        """The recipe of one picture alone."""
-        own = {
-            "prompt": self.prompts[index],
-            "negative_prompt": self.negative_prompts[index],
-            "seed": self.seeds[index],
-        }
-        shared = {k: v for k, v in self.recipe.items() if k not in ("prompts", "seeds")}
-        return {**own, **{k: v for k, v in shared.items() if k != "negative_prompts"}}
-
-    def split(self, size: int) -> list[Plan]:
-        """The same pictures in batches of at most `size`, each a plan of its own."""
-        parts = []
-        for first in range(0, len(self.prompts), size):
-            rows = slice(first, first + size)
-            own = {"prompts": self.prompts, "negative_prompts": self.negative_prompts}
-            recipe = {**self.recipe, "seeds": list(self.seeds[rows])}
-            recipe |= {name: list(values[rows]) for name, values in own.items()}
-            parts.append(
-                replace(
-                    self,
-                    prompts=self.prompts[rows],
-                    negative_prompts=self.negative_prompts[rows],
-                    seeds=self.seeds[rows],
-                    latents=None if self.latents is None else self.latents[rows],
-                    recipe=recipe,
-                )
-            )
-        return parts
-
-
-@dataclass(frozen=True)
-class PipelineStep:
-    """After step `index` of `total` (told t): latents (B, C, h, w) now, and x_0 it aimed at."""
-
-    index: int
-    total: int
-    t: int | float
-    latents: Tensor
-    x_0: Tensor
-    _preview: Preview | None = field(repr=False)
-    _factor: int = field(repr=False)
-
-    def previews(self) -> list[Image.Image]:
-        """Cheap pictures of x_0 at full size, by one matrix; empty for a model without one."""
-        if self._preview is None:
-            return []
-        height, width = self.x_0.shape[-2:]
-        return self._preview.images(self.x_0, (width * self._factor, height * self._factor))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextToImageResult:
-    """images: PIL, RGB, in the order of the prompts, each prompt's pictures together; latents:
-    (B, C, h, w) float32, scaled; seeds: of each picture; recipe: what makes them again;
-    dropped_words: prompt → the words that the tokenizer's limit cut off."""
-
-    images: list[Image.Image]
-    latents: Tensor
-    seeds: tuple[int, ...]
-    recipe: Mapping[str, Any]
-    dropped_words: Mapping[str, tuple[str, ...]]
 
 
 class TextToImagePipeline:
@@ -128,6 +45,7 @@ class TextToImagePipeline:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.autoencoder = Autoencoder(bundle.vae)
+        self.loras = LoraStack(bundle)
 
     @classmethod
     def from_pretrained(
@@ -146,6 +64,17 @@ class TextToImagePipeline:
         for note in bundle.notes:
             warnings.warn(note, stacklevel=2)
         return cls(bundle)
+
+    def load_lora(self, where: str | Path, scale: float = 1.0) -> LoraReport:
+        """Add a LoRA file to the weights, `scale` times, on top of those already loaded.
+
+        The bundle's networks change in place. `self.loras` sets scales, takes LoRAs out again and
+        leaves the weights as they were, bit by bit. What the user should know is warned of.
+        """
+        report = self.loras.load(where, scale)
+        for line in report.lines():
+            warnings.warn(line, stacklevel=2)
+        return report
 
     @cached_property
     def default_steps(self) -> int:
@@ -221,6 +150,7 @@ class TextToImagePipeline:
             "dtype": str(self.bundle.unet.dtype).removeprefix("torch."),
             "model": self._model_name(),
             "weights_sha256": dict(self.bundle.hashes),
+            **({"loras": loras} if (loras := self.loras.recipe()) else {}),
             "versions": {
                 p: version(p) for p in ("latentdiff", "torch", "diffusers", "transformers")
             },

@@ -19,7 +19,9 @@ from latentdiff.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from latentdiff.pipelines.text_to_image import Plan, TextToImagePipeline
+    from latentdiff.models.lora_formats import LoraFile
+    from latentdiff.pipelines.plan import Plan
+    from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
 PROG = "latentdiff generate"
 LONGEST_NAME = 60
@@ -38,6 +40,13 @@ class GenerateConfig:
     default a name made of the prompt and the seed, that never overwrites a file."""
     model: str = "snowglobe"
     """snowglobe, a Stable Diffusion 1.x / 2.x folder in diffusers format, or a hub id."""
+    lora: Annotated[
+        tuple[str, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(metavar="FILE[:SCALE]"),
+    ] = ()
+    """LoRA file (of diffusers or kohya), or a folder that holds one, and how strongly to apply it,
+    1 by default: --lora owl.safetensors:0.8. May be given several times; they add up."""
     seed: int | None = None
     """Seed of the first picture, the k-th has seed + k; drawn and printed by default."""
     num_images: int = 1
@@ -81,7 +90,9 @@ def main(argv: Sequence[str]) -> int:
     prompts = read_prompts(config)
     if config.output is not None:
         check_writable(config.output)
+    loras = read_loras(config.lora)
     pipeline = load(config)
+    add_loras(pipeline, loras)
     plans = make_plans(pipeline, prompts, config)
     tell_words(pipeline, prompts, plans)
     for path in write(draw(pipeline, plans), plans, config):
@@ -150,6 +161,26 @@ def load(config: GenerateConfig) -> TextToImagePipeline:
     return pipeline
 
 
+def read_loras(given: Sequence[str]) -> list[tuple[LoraFile, float]]:
+    """The LoRA files and their scales, read before the model is: a wrong one is told at once."""
+    if not given:
+        return []
+    from latentdiff.models.lora_formats import read_lora
+    from latentdiff.models.lora_loading import parse_lora
+
+    chosen = [parse_lora(text) for text in given]
+    return [(read_lora(path), scale) for path, scale in chosen]
+
+
+def add_loras(pipeline: TextToImagePipeline, loras: Sequence[tuple[LoraFile, float]]) -> None:
+    """Add them to the weights; what each changed, and what did not fit, is printed."""
+    for file, scale in loras:
+        report = pipeline.loras.load(file, scale)
+        print(f"lora: {report.summary()}", file=sys.stderr)
+        for line in report.lines():
+            print(f"note: {line}", file=sys.stderr)
+
+
 def make_plans(
     pipeline: TextToImagePipeline, prompts: Sequence[str], config: GenerateConfig
 ) -> list[Plan]:
@@ -182,6 +213,8 @@ def tell_words(
     vocabulary = pipeline.bundle.card.get("vocabulary")
     if not vocabulary:
         return
+    brought = (w for r in pipeline.loras.reports for w in r.metadata.trigger_words)
+    vocabulary = [*vocabulary, *" ".join(brought).split()]
     strange: dict[str, list[str]] = {}
     for prompt in prompts:
         strange |= unknown_words(prompt, vocabulary)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torch import Tensor
 from latentdiff.errors import UserError
 from latentdiff.files import sha256_file, write_bytes
 from latentdiff.models import lora_names as names
-from latentdiff.models.lora_metadata import HEADER, LoraMetadata, header_of, metadata_of
+from latentdiff.models.lora_metadata import HEADER, LoraMetadata, header_of, metadata_of, printable
 
 PEFT_NAME = "pytorch_lora_weights.safetensors"
 KOHYA_NAME = "pytorch_lora_weights.kohya.safetensors"
@@ -33,16 +34,15 @@ ADAPTER_METADATA = "lora_adapter_metadata"
 """Header key under which diffusers keeps rank and α (diffusers/loaders/lora_base.py)."""
 PICKLES = (".pt", ".bin", ".ckpt", ".pth", ".pkl")
 OTHER_KINDS = {
-    "hada_w": "LoHa",
-    "lokr_w": "LoKr",
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "oft_": "OFT",
-    "lora_embedding_": "LoRA of embeddings",
-    "lora_B.bias": "LoRA with biases",
-    ".diff": "full-difference",
+    r"\.hada_w": "LoHa",
+    r"\.lokr_w": "LoKr",
+    r"\.(dora_scale|lora_magnitude_vector)": "DoRA",
+    r"\.oft_": "OFT",
+    r"\.lora_embedding_": "embedding",
+    r"\.lora_B(\.default)?\.bias$": "biased LoRA",
+    r"\.diff(_b)?$": "full-difference",
 }
-"""Mark in a tensor's name → the kind of adapter that is not read here."""
+"""Pattern of a tensor's name → the kind of adapter that is not read here."""
 Layout = Literal["peft", "kohya"]
 
 
@@ -101,10 +101,11 @@ def read_lora(where: str | Path) -> LoraFile:
     path = find(where)
     tensors, header = _read(path)
     for name in tensors:
-        for mark, kind in OTHER_KINDS.items():
-            if mark in name:
+        for pattern, kind in OTHER_KINDS.items():
+            if re.search(pattern, name):
                 raise UserError(
-                    f"{path} holds a {kind} adapter ({name}); only LoRA pairs are read here"
+                    f"{path} holds a {kind} adapter, which is not read here, only LoRA pairs are "
+                    f"({printable(name)})"
                 )
     found: dict[str, dict[str, Tensor]] = {}
     layouts: Counter[str] = Counter()
@@ -112,16 +113,16 @@ def read_lora(where: str | Path) -> LoraFile:
     for name, tensor in tensors.items():
         key = names.parse(name)
         if key is None:
-            unknown.append(name)
+            unknown.append(printable(name))
             continue
         if key.role in found.setdefault(key.layer, {}):
-            raise UserError(f"{path} holds {key.layer} twice; second as {name}")
+            raise UserError(f"{path} holds {key.layer} twice; again as {name}")
         found[key.layer][key.role] = tensor
         layouts[key.layout] += 1
     # In a file of kohya's, or from before PEFT, a lone α without a pair adds nothing.
     layers = {layer: roles for layer, roles in found.items() if set(roles) != {"alpha"}}
     if not layers:
-        first = next(iter(tensors), "nothing")
+        first = printable(next(iter(tensors), "none"))
         raise UserError(f"{path} holds no LoRA pairs; its first tensor is {first}")
     alphas = _alphas(path, header)
     pairs = {
@@ -255,10 +256,22 @@ def write_lora(
         )
         strings["ss_network_module"] = "networks.lora"
         strings["ss_network_dim"], strings["ss_network_alpha"] = str(ranks), str(alphas)
+    write_bytes(path, _serialise(tensors, strings))
+    return Path(path)
+
+
+def _serialise(tensors: dict[str, Tensor], strings: Mapping[str, str]) -> bytes:
+    """A safetensors file whose bytes follow from its content: safetensors' own writer puts the
+    header's strings in an order that changes from run to run, and so does the file's SHA-256."""
     from safetensors.torch import save
 
-    write_bytes(path, save(tensors, metadata=strings))
-    return Path(path)
+    raw = save(tensors, metadata=dict(strings))
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + raw[8 + size :]
 
 
 def adapter_metadata(pairs: Mapping[str, Pair]) -> dict[str, Any]:

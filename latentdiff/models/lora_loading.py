@@ -50,6 +50,14 @@ class LoraReport:
             said.append(f"{self.path.name} was trained on another model{base}: results may differ")
         return said
 
+    def summary(self) -> str:
+        """One line: the file, what it changed, and the words that call it up."""
+        words = ", ".join(self.metadata.trigger_words)
+        called = f"; trigger words: {words}" if words else ""
+        count = len(self.matched)
+        layers = f"{count} layer{'' if count == 1 else 's'}"
+        return f"{self.path.name}: {layers} changed, scale {self.scale:g}{called}"
+
     def recipe(self) -> dict[str, Any]:
         """What makes the change again, fit for JSON."""
         return {"file": str(self.path), "sha256": self.sha256, "scale": self.scale}
@@ -72,7 +80,7 @@ class LoraStack:
         """Add a file's change, `scale` times; UserError when none of its layers is in the model."""
         file = where if isinstance(where, LoraFile) else read_lora(where)
         scale = _checked_scale(scale)
-        modules = self._modules()
+        modules = self.layers()
         matched = tuple(layer for layer in file.pairs if layer in modules)
         if not matched:
             raise UserError(
@@ -126,7 +134,7 @@ class LoraStack:
         """The LoRAs that are in the weights now, fit for JSON."""
         return [report.recipe() for report in self.reports] if self.fused else []
 
-    def _modules(self) -> dict[str, Any]:
+    def layers(self) -> dict[str, Any]:
         """PART.MODULE → every layer that a LoRA may change."""
         found = {}
         for part in PARTS:
@@ -139,7 +147,7 @@ class LoraStack:
     @torch.no_grad()
     def _apply(self, layers: tuple[str, ...]) -> None:
         """Make the weights of these layers anew from the originals and what is loaded."""
-        modules = self._modules()
+        modules = self.layers()
         for layer in layers:
             weight = modules[layer].weight
             original = self._originals.setdefault(layer, weight.detach().clone())

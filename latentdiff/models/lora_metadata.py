@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ HEADER = "latentdiff"
 TRIGGER = "modelspec.trigger_phrase"
 """Header key under which other programs look for the words (Stability AI's ModelSpec)."""
 PARTS = ("unet", "text_encoder")
+LONGEST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +57,29 @@ def header_of(metadata: LoraMetadata) -> dict[str, str]:
 
 
 def metadata_of(header: Mapping[str, str]) -> LoraMetadata:
-    """What a header says; a record that cannot be read is as good as none."""
+    """What a header says; a record that cannot be read is as good as none.
+
+    Texts of other people's files end on a terminal: unprintable characters are taken out.
+    """
+    header = {key: header[key] for key in (HEADER, TRIGGER) if key in header}
     try:
         raw = json.loads(header.get(HEADER, "{}"))
         hashes, words = raw.get("base_sha256", {}), raw.get("trigger_words", [])
-        texts = {key: str(raw.get(key, "")) for key in ("base", "data_fingerprint")}
         record = LoraMetadata(
-            **texts,
-            training_prompt=str(raw.get("training_prompt", "")),
-            base_sha256={str(part): str(digest) for part, digest in hashes.items()},
-            trigger_words=tuple(str(word) for word in words),
+            base=printable(raw.get("base", "")),
+            base_sha256={p: printable(hashes[p]) for p in PARTS if p in hashes},
+            data_fingerprint=printable(raw.get("data_fingerprint", "")),
+            trigger_words=tuple(map(printable, words)),
+            training_prompt=printable(raw.get("training_prompt", "")),
         )
     except (ValueError, TypeError, AttributeError):
         record = LoraMetadata()
     if record.trigger_words or TRIGGER not in header:
         return record
-    words = tuple(word.strip() for word in header[TRIGGER].split(",") if word.strip())
-    return LoraMetadata(**(asdict(record) | {"trigger_words": words}))
+    words = tuple(w for word in header[TRIGGER].split(",") if (w := printable(word).strip()))
+    return replace(record, trigger_words=words)
+
+
+def printable(text: Any) -> str:
+    """A text of a foreign file for one line of a terminal."""
+    return "".join(c for c in str(text) if c.isprintable())[:LONGEST]

@@ -35,6 +35,7 @@ _DOTTED = re.compile(
     r"|(?P<up>(?:\.lora_B(?:\.default)?|[._]lora\.up|\.lora_linear_layer\.up)\.weight)"
     r"|(?P<alpha>(?:\.lora)?\.alpha))"
 )
+_PATH = re.compile(r"[\w.]+", re.ASCII)
 # kohya joins a path with "_", which stands inside names too: these are the names that may occur.
 _WORDS = (
     *("down_blocks", "mid_block", "up_blocks", "attentions", "resnets", "downsamplers"),
@@ -73,7 +74,7 @@ def parse(key: str) -> Key | None:
                 return None
             return Key(_layer(part, module), _KOHYA_ROLES[role], "kohya")
     match = _DOTTED.fullmatch(key.removeprefix("base_model.model."))
-    if match is None or key.startswith("lora_"):
+    if match is None or key.startswith("lora_") or not _PATH.fullmatch(match["module"]):
         return None
     part, module = "unet", match["module"]
     for known in PARTS:
