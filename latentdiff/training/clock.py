@@ -11,7 +11,7 @@ import time
 from collections import deque
 
 from latentdiff.training.config import TrainConfig
-from latentdiff.training.schedule import Decay, decay_over_last, decay_within
+from latentdiff.training.schedule import Decay, decay_share, decay_within, planned_decay
 
 HARD_LIMIT = 1.1  # times max_minutes: a run that its measured rate misled stops here
 _SETTLED = 5  # updates of a sitting before its rate is believed (compiling, warming up)
@@ -37,13 +37,12 @@ class RunClock:
         self._marks: deque[tuple[float, int]] = deque()
         self.closing_seconds = 0.0  # the last validation, sheet and checkpoint took this long
         # A decay alone takes all its steps; by time it begins once a rate has been measured.
-        self.fraction = 0.9 if config.decay_from is not None else config.decay_fraction
+        self.fraction = 0.9 if config.decay_from is not None else decay_share(config)
         self.decay = recorded
         self.end = recorded.end if recorded else None
         if config.steps is not None and (recorded is None or step <= recorded.start):
-            fraction = 1.0 if config.decay_from is not None else config.decay_fraction
             self.end = begin_step + config.steps
-            self.decay = decay_over_last(begin_step, config.steps, fraction) if fraction else None
+            self.decay = planned_decay(config, begin_step)
 
     def minutes(self) -> float:
         """Wall time used by the run, over all sittings."""

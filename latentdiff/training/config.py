@@ -28,12 +28,16 @@ class TrainConfig:
     max_minutes: float | None = None
     """Wall time since the loop began (compiling included), summed over resumed sittings."""
 
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """AdamW, fused; or with its moments in 8 bits (needs the package bitsandbytes)."""
     learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+    lr_schedule: Literal["wsd", "cosine", "constant"] = "wsd"
+    """After the warm-up: stay, then decay to zero; a cosine to zero from there; or stay."""
     warmup_steps: int = 100
     """Steps of linear warm-up."""
     decay_fraction: float = 0.15
-    """Share of the run, at its end, over which the learning rate falls to zero."""
+    """Share of the run, at its end, over which wsd's learning rate falls to zero."""
     decay_shape: Literal["sqrt", "linear"] = "sqrt"
     """1 - sqrt(progress) or 1 - progress (Hägele et al. 2024, arXiv:2405.18392)."""
     weight_decay: float = 0.01
@@ -44,11 +48,16 @@ class TrainConfig:
     """Largest global gradient norm; 0 means no clipping."""
     ema_decay: float = 0.999
     """Averaged weights' decay per step, warmed up as min(decay, (1 + n) / (10 + n)); 0: none."""
+    ema_every: int = 1
+    """Steps between updates of the averaged weights; the decay per step stays what it is."""
+    ema_device: str = "auto"
+    """Where the averaged weights lie: auto (where the module is; under FSDP, cpu), cpu, cuda:1 …"""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes the accelerator when there is one."""
-    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
-    """Autocast of the forward pass; auto is bf16 on a GPU that has it, and float32 elsewhere."""
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Autocast of the forward pass; auto is bf16 on a GPU that has it, and float32 elsewhere.
+    Trained weights stay float32. fp16 needs CUDA, and scales its loss."""
     compile: Literal["", "default", "reduce-overhead", "max-autotune-no-cudagraphs"] = ""
     """torch.compile mode of the module; empty means not compiled."""
     channels_last: bool = False
@@ -59,11 +68,16 @@ class TrainConfig:
     """Data-loader workers in each process; 0 prepares batches in the training process."""
     prefetch: int = 4
     """Batches each worker keeps ready."""
+    timeout_minutes: float = 60.0
+    """How long processes wait for one another; validation and saving keep the others waiting."""
 
     log_every: int = 20
     """Steps between log lines; on a GPU also between reads of the loss and the non-finite flag."""
     validate_every: int = 1000
     """Steps between validations; 0 validates at the end only."""
+    validate_at_start: bool = True
+    """Validate and draw before the first step: what comes later is compared with it, and a lack
+    of memory shows now."""
     sheet_every: int = 1000
     """Steps between sample sheets; 0 draws one at the end only."""
     checkpoint_minutes: float = 5.0
@@ -91,6 +105,7 @@ class TrainConfig:
             ("gradient_accumulation", 1),
             ("log_every", 1),
             ("keep_checkpoints", 1),
+            ("ema_every", 1),
         ):
             _at_least(name, getattr(self, name), low)
         for name in ("warmup_steps", "threads", "num_workers", "validate_every", "sheet_every"):
@@ -110,8 +125,19 @@ class TrainConfig:
             raise UserError(f"betas are {self.betas}, expected two numbers in [0, 1)")
         if self.steps is not None:
             _at_least("steps", self.steps, 1)
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise UserError(f"max_minutes is {self.max_minutes}, expected a number above 0")
+        for name, minutes in (
+            ("max_minutes", self.max_minutes),
+            ("timeout_minutes", self.timeout_minutes),
+        ):
+            if minutes is not None and not minutes > 0:
+                raise UserError(f"{name} is {minutes}, expected a number above 0")
+        if self.lr_schedule == "cosine" and self.steps is None and self.max_minutes is not None:
+            raise UserError(
+                "lr_schedule cosine needs steps: it falls from the end of the warm-up on, so its "
+                "length is known from the first step; give --steps, or take --lr-schedule wsd"
+            )
+        if self.lr_schedule != "wsd" and self.decay_from is not None:
+            raise UserError("decay_from is a decay of wsd's; leave out lr_schedule")
         if self.batch_size % self.gradient_accumulation:
             raise UserError(
                 f"batch_size {self.batch_size} is not a multiple of gradient_accumulation "

@@ -11,7 +11,7 @@ from torch import nn
 from latentdiff.checkpoints.folder import read_state
 from latentdiff.config import to_dict
 from latentdiff.training.config import TrainConfig
-from latentdiff.training.schedule import decay_over_last, learning_rate_scale
+from latentdiff.training.schedule import decay_share, learning_rate, planned_decay
 from latentdiff.training.task import Task
 
 
@@ -47,21 +47,21 @@ def _parameters(module: nn.Module) -> list[str]:
 def _learning_rate(config: TrainConfig) -> list[str]:
     branch = config.continue_from or config.decay_from
     begin = read_state(branch).step if branch else 0
-    fraction = 1.0 if config.decay_from else config.decay_fraction
     if config.steps is None:
         minutes = config.max_minutes
-        when = "the end" if minutes is None else f"{(1 - fraction) * minutes:.1f} minutes"
+        when = (
+            "the end" if minutes is None else f"{(1 - decay_share(config)) * minutes:.1f} minutes"
+        )
         return [
             f"  {config.learning_rate:g} after {config.warmup_steps} steps of warm-up; the decay "
             f"begins at {when} and its length is the measured rate times the time left"
         ]
-    decay = decay_over_last(begin, config.steps, fraction) if fraction else None
+    decay = planned_decay(config, begin)
     last = begin + config.steps
     marks = {begin, begin + config.warmup_steps, last - 1}
     if decay is not None:
         marks |= {decay.start, (decay.start + last) // 2}
     return [
-        f"  step {step:>9,}  {config.learning_rate * scale:.3e}"
+        f"  step {step:>9,}  {learning_rate(config, step, decay):.3e}"
         for step in sorted(mark for mark in marks if begin <= mark < last)
-        for scale in [learning_rate_scale(step, config.warmup_steps, decay, config.decay_shape)]
     ]

@@ -18,15 +18,16 @@ from torch import nn
 from latentdiff import files
 from latentdiff.checkpoints import folder as checkpoints
 from latentdiff.errors import UserError
-from latentdiff.training import snapshot
+from latentdiff.training import environment, snapshot
 from latentdiff.training.clock import RunClock
 from latentdiff.training.config import TrainConfig
 from latentdiff.training.dry_run import describe_run
 from latentdiff.training.ema import AveragedWeights
 from latentdiff.training.logging import Progress, RunLog
-from latentdiff.training.optim import build_optimizer
-from latentdiff.training.processes import Processes, start
-from latentdiff.training.run_folder import RunFolder, config_hash, default_path
+from latentdiff.training.loss_scale import LossScale
+from latentdiff.training.optim import allocate, build_optimizer
+from latentdiff.training.processes import Processes, ema_device, start
+from latentdiff.training.run_folder import RunFolder, default_path
 from latentdiff.training.sampler import Positions, batches, fit_workers, shared_memory_free
 from latentdiff.training.schedule import Decay
 from latentdiff.training.signals import StopSignals
@@ -102,9 +103,10 @@ def _build(
     """Everything live, in the order in which it must come to life."""
     progress = Progress(task.name, shown=processes.is_main, step=0)
     stack.callback(progress.close)
+    processes.check_same("the training data", getattr(task, "fingerprint", ""))
     source = _source(config, folder, progress)
     if processes.is_main:
-        _claim(config, settings, folder, progress)
+        _claim(task, config, settings, folder, progress)
     _initial_weights(task, config)
     begun = checkpoints.load(source) if source else None
     state = begun.state if begun else None
@@ -142,19 +144,30 @@ def _build(
     module = task.module.to(processes.device).train()
     if config.channels_last:
         to_channels_last(module)
-    averaged = AveragedWeights(module, config.ema_decay)
+    averaged = AveragedWeights(
+        module,
+        config.ema_decay,
+        every=config.ema_every,
+        device=ema_device(config, processes),
+    )
+    processes.shard(module)
+    averaged.follow(module)
     optimizer = build_optimizer(
         module,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         betas=config.betas,
+        kind=config.optimizer,
     )
+    loss_scale = LossScale(processes.device) if processes.dtype == torch.float16 else None
     if begun is not None:
-        snapshot.restore(begun, module, averaged, optimizer)
+        snapshot.restore(begun, module, averaged, optimizer, loss_scale)
+    else:
+        allocate(optimizer)
     task.prepare(processes.device)
     if config.compile:
         module.compile(mode=config.compile, dynamic=False)
-    model = processes.accelerator.prepare_model(module) if processes.count > 1 else module
+    model = processes.wrap(module)
     recorded = None
     if config.resume and state is not None and state.decay_start is not None:
         assert state.decay_end is not None
@@ -172,16 +185,24 @@ def _build(
         tensorboard = folder.tensorboard if config.tensorboard else None
         log = RunLog(folder.log, tensorboard, step=step)
         stack.callback(log.close)
-        log.write("begin", step, how=processes.describe(), source=str(source or ""))
+        log.write(
+            "begin",
+            step,
+            how=processes.describe(),
+            source=str(source or ""),
+            command=environment.command(),
+            environment=environment.describe(),
+        )
     return Trainer(
         task=task,
         config=config,
-        config_hash=config_hash(settings),
+        settings=settings,
         processes=processes,
         folder=folder,
         model=model,
         averaged=averaged,
         optimizer=optimizer,
+        loss_scale=loss_scale,
         positions=positions,
         stream=stream,
         clock=clock,
@@ -201,13 +222,18 @@ def _source(config: TrainConfig, folder: RunFolder, progress: Progress) -> Path 
     return found.path
 
 
-def _claim(config: TrainConfig, settings: object, folder: RunFolder, progress: Progress) -> None:
-    """Make the folder this run's: refuse another's, clear interrupted writes, save the config."""
+def _claim(
+    task: Task, config: TrainConfig, settings: object, folder: RunFolder, progress: Progress
+) -> None:
+    """Make the folder this run's: refuse another's or other data, clear interrupted writes."""
     if not config.resume:
         folder.refuse_if_used()
     for path in (folder.path, folder.checkpoints, folder.sheets):
         path.mkdir(parents=True, exist_ok=True)
         files.remove_temporaries(path)
+    fingerprint = getattr(task, "fingerprint", "")
+    if fingerprint:
+        folder.save_data(getattr(task, "summary", {}), fingerprint, resume=config.resume)
     changes = folder.save_config(settings)
     if config.resume and changes:
         progress.say(f"settings changed since the last sitting: {'; '.join(changes)}")

@@ -1,24 +1,36 @@
 """Who trains: processes, device, threads and precision, settled and printed before anything else.
 
 accelerate starts the processes and knows the backend. What it does not do is complain when the
-launcher started several processes that each believe they are alone: that is refused here.
+launcher started several processes that each believe they are alone, or when FSDP was asked for
+where it cannot be (on a CPU it becomes plain data parallelism): that is refused here.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedType
+from torch import nn
+from torch.distributed.fsdp import CPUOffloadPolicy
 
 from latentdiff.errors import UserError
+from latentdiff.training import sharding
 from latentdiff.training.config import TrainConfig
+from latentdiff.training.optim import trained_parameters
 
-_SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+_SUPPORTED = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.FSDP,
+)
 
 
 @dataclass(frozen=True)
@@ -49,17 +61,87 @@ class Processes:
         """Whether this process writes, draws and prints."""
         return self.rank == 0
 
+    @property
+    def sharded(self) -> bool:
+        """Whether trained tensors are dealt out to the processes (FSDP2)."""
+        return bool(self.accelerator.distributed_type == DistributedType.FSDP)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The forward pass's precision."""
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
+    def shard(self, module: nn.Module) -> None:
+        """Under FSDP, deal the module's tensors out, in place; before an optimizer sees them."""
+        if not self.sharded:
+            return
+        plugin: Any = self.accelerator.state.fsdp_plugin
+        names = plugin.transformer_cls_names_to_wrap or ()
+        policy = None
+        if plugin.min_num_params:
+            policy = sharding.by_size(int(plugin.min_num_params))
+        elif names:
+            sharding.check_names(module, names)
+            policy = sharding.by_class(names)
+        mesh = sharding.mesh_over_all(self.device, self.count)
+        sharding.shard(module, mesh, policy, reshard=bool(plugin.reshard_after_forward))
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """What the loop calls instead of the module: DDP's, where there are several processes."""
+        if self.count == 1 or sharding.is_sharded(module):
+            return module
+        wrapped: nn.Module = self.accelerator.prepare_model(module)
+        return wrapped
+
+    @contextmanager
+    def accumulating(self, model: nn.Module, *, last: bool) -> Iterator[None]:
+        """One micro-batch; gradients are exchanged after the last one only."""
+        if isinstance(model, sharding.FSDPModule):
+            model.set_requires_gradient_sync(last)
+            yield
+        else:
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                yield
+
+    def check_same_weights(self, module: nn.Module) -> None:
+        """Refuse to go on when the processes' weights are not the same bits (all must ask)."""
+        if self.count == 1 or sharding.is_sharded(module):
+            return
+        sums = [p.detach().view(torch.int32).sum() for p in trained_parameters(module).values()]
+        mine = torch.stack(sums)
+        low, high = mine.clone(), mine.clone()
+        torch.distributed.all_reduce(low, torch.distributed.ReduceOp.MIN)
+        torch.distributed.all_reduce(high, torch.distributed.ReduceOp.MAX)
+        if not torch.equal(low, high):
+            names = [
+                n for n, ok in zip(trained_parameters(module), low == high, strict=True) if not ok
+            ]
+            raise AssertionError(
+                f"the {self.count} processes no longer have the same weights: {len(names)} tensors "
+                f"differ, the first is {names[0]}; nothing was saved"
+            )
+
+    def check_same(self, what: str, value: str) -> None:
+        """UserError when the processes do not all see the same, each machine its own copy, say."""
+        if self.count == 1:
+            return
+        found: list[str] = [""] * self.count
+        torch.distributed.all_gather_object(found, value)
+        others = [rank for rank, theirs in enumerate(found) if theirs != found[0]]
+        if others:
+            raise UserError(
+                f"{what} differ between process 0 and process {others[0]} "
+                f"({found[0][:12]}… and {found[others[0]][:12]}…); every machine needs the same"
+            )
+
     def describe(self) -> str:
         """One line: processes, backend, device, threads, precision."""
         backend = "no backend"
         if self.count > 1:
             backend = f"backend {torch.distributed.get_backend()}"
+        if self.sharded:
+            backend += ", FSDP2"
         where = str(self.device)
         if self.device.type == "cuda":
             where += f" ({torch.cuda.get_device_name(self.device)})"
@@ -74,19 +156,23 @@ class Processes:
 def start(config: TrainConfig) -> Processes:
     """Join the other processes, settle device, threads and precision; refuse what cannot be.
 
-    Raises UserError when the launcher's WORLD_SIZE and the processes that found each other differ.
+    Raises UserError when the launcher's WORLD_SIZE and the processes that found each other differ,
+    and when FSDP was asked for and is not what came.
     """
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device is cuda, but torch finds no CUDA device; use --device cpu or auto")
+    # Told outright: where no accelerator is, accelerate does not conclude that a CPU is meant.
+    on_cpu = config.device == "cpu" or not torch.accelerator.is_available()
+    _refuse_fsdp_on_cpu(on_cpu)
     # Precision is this loop's own autocast, so that the module's forward stays unpatched.
-    accelerator = Accelerator(mixed_precision="no", cpu=config.device == "cpu")
+    accelerator = Accelerator(
+        mixed_precision="no",
+        cpu=on_cpu,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes))],
+    )
     check_world(wanted, accelerator.num_processes)
-    if accelerator.distributed_type not in _SUPPORTED:
-        raise UserError(
-            f"the launcher asks for {accelerator.distributed_type.value}; "
-            "one process, multi-CPU and multi-GPU (DDP) are supported"
-        )
+    _check_type(accelerator, config)
     device = torch.device(accelerator.device)
     if config.device == "cpu" and device.type != "cpu":
         raise UserError(f"device is cpu, but this process already computes on {device}")
@@ -94,7 +180,7 @@ def start(config: TrainConfig) -> Processes:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where autocast does not reach
         torch.backends.cudnn.benchmark = True
-    return Processes(accelerator=accelerator, dtype=_precision(config, device))
+    return Processes(accelerator=accelerator, dtype=precision(config, device))
 
 
 def check_world(wanted: int, found: int) -> None:
@@ -105,6 +191,48 @@ def check_world(wanted: int, found: int) -> None:
             f"{found}; on CPU launch with ACCELERATE_USE_CPU=true accelerate launch --multi_gpu "
             f"--num_processes {wanted} -m …"
         )
+
+
+def _fsdp_asked() -> bool:
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
+
+
+def _refuse_fsdp_on_cpu(on_cpu: bool) -> None:
+    if _fsdp_asked() and (on_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"):
+        raise UserError(
+            "the launcher asks for FSDP on a CPU, where accelerate silently makes it plain data "
+            "parallelism; launch with the config cpu2 (latentdiff info --accelerate-config cpu2)"
+        )
+
+
+def _check_type(accelerator: Accelerator, config: TrainConfig) -> None:
+    """One process, DDP, or FSDP2 with nothing that is not supported beside it."""
+    kind = accelerator.distributed_type
+    if kind not in _SUPPORTED:
+        raise UserError(
+            f"the launcher asks for {kind.value}; one process, multi-CPU, multi-GPU (DDP) and "
+            "FSDP2 are supported"
+        )
+    if _fsdp_asked() and kind != DistributedType.FSDP:
+        raise UserError(
+            f"the launcher asks for FSDP (ACCELERATE_USE_FSDP), but what came is {kind.value}; "
+            "FSDP takes two processes or more, launched with the config fsdp2"
+        )
+    if kind != DistributedType.FSDP:
+        return
+    plugin: Any = accelerator.state.fsdp_plugin
+    if plugin.fsdp_version != 2:
+        raise UserError("the launcher asks for FSDP version 1; set fsdp_version: 2 in its config")
+    refused = {
+        "fsdp_offload_params": isinstance(plugin.cpu_offload, CPUOffloadPolicy),
+        "fsdp_activation_checkpointing": bool(plugin.activation_checkpointing),
+        "compile": bool(config.compile),
+        "channels_last": config.channels_last,
+        "optimizer adamw8bit": config.optimizer == "adamw8bit",
+    }
+    if any(refused.values()):
+        names = ", ".join(name for name, asked in refused.items() if asked)
+        raise UserError(f"not supported together with FSDP2: {names}; leave it out, or use DDP")
 
 
 def _set_threads(config: TrainConfig, device: torch.device) -> None:
@@ -125,12 +253,35 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    asked = config.mixed_precision
+def precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """The autocast type of the forward pass; UserError for fp16 without CUDA."""
+    asked: str = config.mixed_precision
     if asked == "auto":
-        launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if launcher not in ("no", "bf16"):
-            raise UserError(f"the launcher asks for {launcher}; bf16 and no are supported")
-        on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        asked = "bf16" if launcher == "bf16" or on_gpu else "no"
-    return torch.bfloat16 if asked == "bf16" else None
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if asked not in ("no", "bf16", "fp16"):
+            raise UserError(f"the launcher asks for {asked}; no, bf16 and fp16 are supported")
+        if asked == "no" and device.type == "cuda" and torch.cuda.is_bf16_supported():
+            asked = "bf16"
+    if asked == "fp16" and device.type != "cuda":
+        raise UserError(
+            f"mixed precision fp16 needs a CUDA device, this is {device}; use --mixed-precision "
+            "bf16 or no"
+        )
+    return {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[asked]
+
+
+def ema_device(config: TrainConfig, processes: Processes) -> torch.device | None:
+    """Where the averaged weights lie; None is where the module is."""
+    if config.ema_device == "auto":
+        return torch.device("cpu") if processes.sharded else None
+    try:
+        device = torch.device(config.ema_device)
+    except RuntimeError:
+        raise UserError(
+            f"ema_device is {config.ema_device}, expected auto, cpu or cuda:1"
+        ) from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"ema_device is {config.ema_device}, but torch finds no CUDA device")
+    if device.type == "cuda" and device.index is None:
+        return processes.device
+    return device

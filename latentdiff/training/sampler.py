@@ -14,11 +14,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from latentdiff import seeding
 from latentdiff.errors import UserError
 from latentdiff.training.task import Batch, Task
 
@@ -55,6 +57,11 @@ class Positions:
         return self.of_step(step)[start : start + size]
 
 
+def seed_modules(seed: int, step: int, rank: int) -> None:
+    """Whatever a module draws itself (dropout) is addressed by the step too."""
+    torch.manual_seed(seeding.key(seed, "module", step, rank) & (2**63 - 1))
+
+
 class _Endless(Sampler[list[int]]):
     def __init__(self, positions: Positions) -> None:
         self.positions = positions
@@ -65,12 +72,16 @@ class _Endless(Sampler[list[int]]):
                 yield list(self.positions.micro_batch(step, micro))
 
 
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[Any]):
     def __init__(self, task: Task) -> None:
         self.task = task
 
-    def __getitem__(self, positions: Sequence[int]) -> Batch:
-        return self.task.batch(positions)
+    def __getitem__(self, positions: Sequence[int]) -> Batch | UserError:
+        # Raised in a worker, it would come back as a page of traceback: it is handed over instead.
+        try:
+            return self.task.batch(positions)
+        except UserError as error:
+            return error
 
 
 def _worker_begins(_: int) -> None:
@@ -83,8 +94,11 @@ def _worker_begins(_: int) -> None:
 def batches(
     task: Task, positions: Positions, *, num_workers: int, prefetch: int, pin_memory: bool
 ) -> Iterator[Batch]:
-    """Micro-batches for ever, in order; workers call `task.batch` ahead of time."""
-    loader: DataLoader[Batch] = DataLoader(
+    """Micro-batches for ever, in order; workers call `task.batch` ahead of time.
+
+    A UserError of the task comes through as it was raised.
+    """
+    loader: DataLoader[Any] = DataLoader(
         _Batches(task),
         sampler=_Endless(positions),
         batch_size=None,
@@ -94,7 +108,10 @@ def batches(
         worker_init_fn=_worker_begins,
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 def shared_memory_free() -> int | None:

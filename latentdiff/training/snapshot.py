@@ -9,9 +9,12 @@ from latentdiff.checkpoints.folder import Checkpoint
 from latentdiff.checkpoints.state import TrainState
 from latentdiff.errors import UserError
 from latentdiff.training.ema import AveragedWeights
+from latentdiff.training.loss_scale import LossScale
 from latentdiff.training.optim import trained_parameters
+from latentdiff.training.sharding import is_share, share_like, whole
 
 Tensors = dict[str, Tensor]
+_SCALE = "loss_scale"  # stands where an optimizer slot's name does
 
 
 def weights(module: nn.Module) -> Tensors:
@@ -23,12 +26,17 @@ def weights(module: nn.Module) -> Tensors:
 
 
 def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
-    """`<slot>.<parameter name>`, such as `exp_avg.conv.weight`."""
+    """`<slot>.<parameter name>`, such as `exp_avg.conv.weight`; whole numbers become tensors."""
     return {
-        f"{slot}.{name}": value
+        f"{slot}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
         for name, parameter in trained_parameters(module).items()
         for slot, value in optimizer.state[parameter].items()
     }
+
+
+def gathered(tensors: Tensors) -> Tensors:
+    """The same, with each sharded tensor whole and on the CPU; so every process has to ask."""
+    return {name: whole(t.detach()).cpu() if is_share(t) else t for name, t in tensors.items()}
 
 
 def capture(
@@ -36,13 +44,18 @@ def capture(
     module: nn.Module,
     averaged: AveragedWeights,
     optimizer: torch.optim.Optimizer,
+    loss_scale: LossScale | None = None,
 ) -> Checkpoint:
-    """Everything that resuming needs."""
+    """Everything that resuming needs; under FSDP every process has to ask."""
+    scale = {} if loss_scale is None else loss_scale.state()
     return Checkpoint(
         state=state,
-        weights=weights(module),
+        weights=gathered(weights(module)),
         ema=dict(averaged.parameters),
-        optimizer=optimizer_state(module, optimizer),
+        optimizer={
+            **gathered(optimizer_state(module, optimizer)),
+            **{f"{_SCALE}.{name}": value for name, value in scale.items()},
+        },
     )
 
 
@@ -52,25 +65,41 @@ def restore(
     module: nn.Module,
     averaged: AveragedWeights,
     optimizer: torch.optim.Optimizer,
+    loss_scale: LossScale | None = None,
 ) -> None:
     """Put a checkpoint back, strictly: a missing, extra or misshapen tensor is a UserError."""
     copy_strict(checkpoint.weights, weights(module), "weights")
     copy_strict(checkpoint.ema, averaged.parameters, "averaged weights")
-    unused = set(checkpoint.optimizer)
+    slots = {key.partition(".")[0] for key in checkpoint.optimizer}
+    if slots and ("exp_avg" in slots) != isinstance(optimizer, torch.optim.AdamW):
+        kind = "adamw" if "exp_avg" in slots else "adamw8bit"
+        raise UserError(f"the checkpoint's moments are those of --optimizer {kind}; go on with it")
+    scale = {k: v for k, v in checkpoint.optimizer.items() if k.partition(".")[0] == _SCALE}
+    if loss_scale is not None:  # else the precision has changed, and with it the need of a scale
+        loss_scale.restore({key.partition(".")[2]: value for key, value in scale.items()})
+    unused = set(checkpoint.optimizer) - set(scale)
     for name, parameter in trained_parameters(module).items():
         slots = [key for key in unused if key.partition(".")[2] == name]
         for key in slots:
-            value = checkpoint.optimizer[key]
-            # Moments keep the parameter's memory layout; the step count is a float32 scalar.
-            like = parameter if value.shape == parameter.shape and value.ndim else None
-            optimizer.state[parameter][key.partition(".")[0]] = (
-                value.to(parameter.device, copy=True)
-                if like is None
-                else torch.empty_like(like, memory_format=torch.preserve_format).copy_(value)
+            optimizer.state[parameter][key.partition(".")[0]] = _slot(
+                checkpoint.optimizer[key], parameter
             )
         unused.difference_update(slots)
     if unused:
         raise UserError(f"the checkpoint's optimizer knows other parameters: {_few(unused)}")
+
+
+def _slot(value: Tensor, parameter: nn.Parameter) -> Tensor | int:
+    """An optimizer slot as the optimizer keeps it."""
+    if value.dtype == torch.int64 and not value.ndim:
+        return int(value)  # bitsandbytes counts its steps on the host
+    if value.shape != parameter.shape or not value.ndim:
+        return value.to(parameter.device, copy=True)  # AdamW's step count is a float32 scalar
+    if value.dtype != parameter.dtype:
+        return value.to(parameter.device, copy=True)
+    # Moments keep the parameter's memory layout, and its share.
+    value = share_like(value.to(parameter.device), parameter)
+    return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(value)
 
 
 @torch.no_grad()
@@ -88,7 +117,7 @@ def copy_strict(source: Tensors, target: Tensors, what: str) -> None:
                 f"the checkpoint's {what} hold {name} as {tuple(source[name].shape)}, "
                 f"this module as {tuple(tensor.shape)}"
             )
-        tensor.copy_(source[name])
+        tensor.copy_(share_like(source[name].to(tensor.device), tensor))
 
 
 def _few(names: set[str]) -> str:

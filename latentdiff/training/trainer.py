@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -13,23 +12,26 @@ import torch
 from torch import Tensor, nn
 
 import latentdiff
-from latentdiff import files, seeding
+from latentdiff import files
 from latentdiff.checkpoints import folder as checkpoints
+from latentdiff.checkpoints.folder import Checkpoint
 from latentdiff.checkpoints.state import TrainState
-from latentdiff.training import snapshot
+from latentdiff.training import non_finite, snapshot
 from latentdiff.training.clock import RunClock
 from latentdiff.training.config import TrainConfig
 from latentdiff.training.ema import AveragedWeights
 from latentdiff.training.logging import Progress, RunLog
+from latentdiff.training.looks import Looks
+from latentdiff.training.loss_scale import LossScale
 from latentdiff.training.optim import GuardedStep, NonFiniteError, describe
 from latentdiff.training.processes import Processes
-from latentdiff.training.run_folder import RunFolder
-from latentdiff.training.sampler import Positions, to_device
-from latentdiff.training.schedule import Decay, learning_rate_scale
+from latentdiff.training.run_folder import RunFolder, config_hash
+from latentdiff.training.sampler import Positions, seed_modules, to_device
+from latentdiff.training.schedule import Decay, learning_rate
 from latentdiff.training.task import Batch, Task
 
 Stopped = Literal["finished", "time", "interrupted"]
-_GO, _INTERRUPTED, _TIME = 0, 1, 2
+_GO, _SAVE, _INTERRUPTED, _TIME = 0, 1, 2, 3
 
 
 class Trainer:
@@ -40,26 +42,32 @@ class Trainer:
         *,
         task: Task,
         config: TrainConfig,
-        config_hash: str,
+        settings: object,
         processes: Processes,
         folder: RunFolder,
         model: nn.Module,
         averaged: AveragedWeights,
-        optimizer: torch.optim.AdamW,
+        optimizer: torch.optim.Optimizer,
+        loss_scale: LossScale | None,
         positions: Positions,
         stream: Iterator[Batch],
         clock: RunClock,
         log: RunLog | None,
         progress: Progress,
     ) -> None:
-        self.task, self.config, self.config_hash = task, config, config_hash
+        self.task, self.config, self.settings = task, config, settings
         self.processes, self.folder = processes, folder
         self.model, self.averaged, self.optimizer = model, averaged, optimizer
         self.positions, self.stream, self.clock = positions, stream, clock
         self.log, self.progress = log, progress
-        self.guard = GuardedStep(optimizer, task.module, grad_clip=config.grad_clip)
+        self.looks = Looks(task, folder, log, progress)
+        self.loss_scale = loss_scale
+        self.guard = GuardedStep(
+            optimizer, task.module, grad_clip=config.grad_clip, loss_scale=loss_scale
+        )
         self.step = positions.begin_step
         self.saved: tuple[int, Path] | None = None
+        self._saved_step: int | None = None
         self.metrics: dict[str, float] = {}
         self.validation: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
@@ -75,10 +83,14 @@ class Trainer:
         on_cpu = self.processes.device.type == "cpu"
         control_every = 1 if on_cpu or self.processes.count == 1 else self.config.log_every
         stopped: Stopped = "finished"
+        if self.config.validate_at_start and not self.config.resume:
+            self._look(validate=True, sheet=True)
         while self.clock.end is None or self.step < self.clock.end:
             if self.step % control_every == 0:
                 order = self._control(next(interrupted))
-                if order != _GO:
+                if order == _SAVE:
+                    self._save()
+                elif order != _GO:
                     stopped = "interrupted" if order == _INTERRUPTED else "time"
                     break
                 if self.clock.end is not None and self.step >= self.clock.end:
@@ -96,10 +108,7 @@ class Trainer:
 
     def _update(self) -> None:
         step, config = self.step, self.config
-        # Whatever a module draws itself (dropout) is addressed by the step too.
-        torch.manual_seed(
-            seeding.key(config.seed, "module", step, self.processes.rank) & (2**63 - 1)
-        )
+        seed_modules(config.seed, step, self.processes.rank)
         if config.compile == "reduce-overhead":
             mark_step_begin: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
             mark_step_begin()
@@ -109,21 +118,19 @@ class Trainer:
                 next(self.stream), self.processes.device, channels_last=config.channels_last
             )
             last = micro == config.gradient_accumulation - 1
-            with nullcontext() if last else self.processes.accelerator.no_sync(self.model):
+            with self.processes.accumulating(self.model, last=last):
                 with self.processes.autocast():
                     outputs = self.model(batch)
                 loss = outputs["loss"]
                 assert loss.ndim == 0, f"the loss has shape {tuple(loss.shape)}, expected a scalar"
-                (loss / config.gradient_accumulation).backward()
+                scale = 1.0 if self.loss_scale is None else self.loss_scale.scale
+                (loss * scale / config.gradient_accumulation).backward()
             loss_sum += loss.detach().float() / config.gradient_accumulation
             self._add({k: v for k, v in outputs.items() if k != "loss"})
         if self.processes.count > 1:
             torch.distributed.all_reduce(loss_sum)
             loss_sum /= self.processes.count
-        rate = config.learning_rate * learning_rate_scale(
-            step, config.warmup_steps, self.clock.decay, config.decay_shape
-        )
-        norm = self.guard(loss_sum, step, rate)
+        norm = self.guard(loss_sum, step, learning_rate(config, step, self.clock.decay))
         self.step += 1
         self.averaged.update(self.step)
         self._add({"loss": loss_sum, "grad_norm": norm}, config.gradient_accumulation)
@@ -140,9 +147,6 @@ class Trainer:
         config, step = self.config, self.step
         if step % config.log_every == 0:
             self._report()
-        due = time.monotonic() - self._last_save >= config.checkpoint_minutes * 60
-        if self.processes.is_main and config.checkpoint_minutes and due:
-            self._save()
         validate = bool(config.validate_every) and step % config.validate_every == 0
         sheet = bool(config.sheet_every) and step % config.sheet_every == 0
         if (validate or sheet) and step != self.clock.end:
@@ -156,16 +160,16 @@ class Trainer:
         self.metrics = {n: s / self._summed for n, s in zip(names, sums, strict=True)}
         self._sums, self._summed = {}, 0
         rate = self.clock.steps_per_second(self.step) * self.config.batch_size
-        scale = learning_rate_scale(
-            self.step - 1, self.config.warmup_steps, self.clock.decay, self.config.decay_shape
-        )
         if self.log is not None:
             extra = {
-                "learning_rate": self.config.learning_rate * scale,
+                "learning_rate": learning_rate(self.config, self.step - 1, self.clock.decay),
                 "samples_per_second": rate,
                 "positions": float(self.positions_seen),
                 "minutes": self.clock.minutes(),
             }
+            if self.loss_scale is not None:
+                extra["loss_scale"] = float(self.loss_scale.scale)
+                extra["skipped_updates"] = float(self.loss_scale.skipped)
             self.log.scalars("train", self.step, {**self.metrics, **extra})
         left = self.clock.seconds_left(self.step)
         note = f"loss {self.metrics['loss']:.4g}"
@@ -177,12 +181,31 @@ class Trainer:
         return self.positions.of_step(self.step).start
 
     def _stop_if_not_finite(self) -> None:
+        """All processes see the same trouble at the same place: what is asked for was reduced."""
         trouble = self.guard.trouble()
         if trouble is None:
             return
         message = describe(trouble, self.positions.of_step(trouble.step))
+        weights = snapshot.gathered(snapshot.weights(self.task.module))
+        if self.processes.is_main:
+            message += non_finite.keep(
+                self.folder.non_finite / f"step-{trouble.step:08d}",
+                non_finite.Stop(
+                    task=self.task,
+                    module=non_finite.plain(self.task.module, self.averaged, weights),
+                    weights=weights,
+                    settings=self.settings,
+                    seed=self.config.seed,
+                    positions=self.positions,
+                    trouble=trouble,
+                    processes=self.processes,
+                    loss_scale=1.0 if self.loss_scale is None else float(self.loss_scale.scale),
+                ),
+            )
         if self.log is not None:
             self.log.write("non_finite", trouble.step, message=message)
+        if self.processes.count > 1:  # a process that ends makes the launcher end the others
+            self.processes.accelerator.wait_for_everyone()
         raise NonFiniteError(message)
 
     def _control(self, signal_number: int) -> int:
@@ -194,8 +217,11 @@ class Trainer:
                 order = _INTERRUPTED
             elif self.clock.out_of_time():
                 order = _TIME
-            elif self.clock.plan(self.step):
-                decay = self.clock.decay
+            else:
+                if self._save_due():
+                    order = _SAVE
+                if self.clock.plan(self.step):
+                    decay = self.clock.decay
         if self.processes.count > 1:
             bounds = (decay.start, decay.end) if decay else (-1, -1)
             message = torch.tensor([order, *bounds], device=self.processes.device)
@@ -205,6 +231,10 @@ class Trainer:
         if decay is not None and decay != self.clock.decay:
             self.clock.fix(decay)
         return int(order)
+
+    def _save_due(self) -> bool:
+        every = self.config.checkpoint_minutes * 60
+        return bool(every) and time.monotonic() - self._last_save >= every
 
     def _keep_before_decay(self) -> None:
         """The state from which training can go on is written when the decay begins, and kept."""
@@ -217,36 +247,34 @@ class Trainer:
         self.progress.say(
             f"{self.task.name}: decay of the learning rate, steps {decay.start} to {decay.end}"
         )
-        if self.step and self.config.decay_from is None:
-            self._stop_if_not_finite()
+        if self.step and self.config.decay_from is None and self.config.lr_schedule == "wsd":
             self._save(keep=True)
 
     def _look(self, *, validate: bool, sheet: bool) -> None:
         """Validate and draw with the averaged weights, on the main process alone."""
+        self._stop_if_not_finite()
         if not self.processes.is_main:
             return
         began = time.monotonic()
-        self._stop_if_not_finite()
-        module = self.averaged.ready()
-        with torch.no_grad():
+        with self.averaged.ready() as module, torch.no_grad():
             if validate:
-                self.validation = dict(self.task.validate(module, self.step))
-            picture = self.task.sheet(module, self.step) if sheet else None
-        if validate and self.validation:
-            if self.log is not None:
-                self.log.scalars("validate", self.step, self.validation)
-            numbers = ", ".join(f"{key} {value:.4g}" for key, value in self.validation.items())
-            self.progress.say(f"{self.task.name}: step {self.step}: {numbers}")
-        if picture is not None:
-            with files.atomic_path(self.folder.sheets / f"step-{self.step:08d}.png") as path:
-                picture.save(path)
+                self.validation = self.looks.validate(module, self.step)
+            if sheet:
+                self.looks.draw(module, self.step)
+        self.looks.report()
         self.clock.closing_seconds = max(self.clock.closing_seconds, time.monotonic() - began)
 
     def _save(self, *, keep: bool = False) -> None:
-        """Publish a checkpoint and the averaged weights' export, then rotate old checkpoints."""
-        if not self.processes.is_main or (self.saved and self.saved[0] == self.step and not keep):
+        """Publish a checkpoint and the averaged weights' export, then rotate old checkpoints.
+
+        All processes come here together: they compare their weights, and under FSDP give theirs.
+        """
+        self._last_save = time.monotonic()
+        if self._saved_step == self.step and not keep:
             return
+        self._saved_step = self.step
         self._stop_if_not_finite()
+        self.processes.check_same_weights(self.task.module)
         decay = self.clock.decay
         state = TrainState(
             task=self.task.name,
@@ -257,19 +285,26 @@ class Trainer:
             decay_start=decay.start if decay else None,
             decay_end=decay.end if decay else None,
             seed=self.config.seed,
-            config_hash=self.config_hash,
+            config_hash=config_hash(self.settings),
             keep=keep,
             versions=versions(),
             metrics={k: v for k, v in self.metrics.items() if abs(v) < float("inf")},
         )
-        checkpoint = snapshot.capture(state, self.task.module, self.averaged, self.optimizer)
+        checkpoint = snapshot.capture(
+            state, self.task.module, self.averaged, self.optimizer, self.loss_scale
+        )
+        if self.processes.is_main:
+            self._publish(checkpoint)
+
+    def _publish(self, checkpoint: Checkpoint) -> None:
         path = checkpoints.save(self.folder.checkpoints, checkpoint)
         self.saved = (self.step, path)
         checkpoints.rotate(self.folder.checkpoints, self.config.keep_checkpoints)
-        with files.publish_folder(self.folder.export) as export:
-            self.task.export(self.averaged.ready(), export)
+        with files.publish_folder(self.folder.export) as export, self.averaged.ready() as module:
+            self.task.export(module, export)
         if self.log is not None:
-            self.log.write("checkpoint", self.step, path=path.name, minutes=state.minutes)
+            minutes = checkpoint.state.minutes
+            self.log.write("checkpoint", self.step, path=path.name, minutes=minutes)
         self._last_save = time.monotonic()
 
 

@@ -97,6 +97,7 @@ def test_a_run_learns_and_publishes_its_averaged_weights(tmp_path):
     result = loop.run(task, config)
     assert result.validation["error"] < 0.8 * before["error"]
     assert sorted(p.name for p in (tmp_path / "sheets").iterdir()) == [
+        "step-00000000.png",
         "step-00000030.png",
         "step-00000060.png",
     ]

@@ -110,7 +110,8 @@ def test_averaged_weights_follow_the_recursion_and_share_what_is_frozen():
         expected = decay * expected + (1 - decay) * module.last.bias.detach()
     assert torch.allclose(averaged.parameters["last.bias"], expected)
     module.norm.running_mean.fill_(7.0)
-    assert averaged.ready().norm.running_mean[0] == 7.0
+    with averaged.ready() as ready:
+        assert ready.norm.running_mean[0] == 7.0
 
 
 @pytest.mark.parametrize(("processes", "micro"), [(1, 1), (2, 1), (1, 4), (2, 2)])
