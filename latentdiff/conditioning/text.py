@@ -162,7 +162,7 @@ def encode(text_encoder: CLIPTextModel, input_ids: Tensor, *, gradients: bool = 
     gradients: keep the graph, for a text encoder that is itself trained.
     """
     ids = input_ids.to(text_encoder.device)
-    with torch.set_grad_enabled(gradients):
+    with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
         context = text_encoder(ids.reshape(-1, ids.shape[-1])).last_hidden_state
     return context.reshape(ids.shape[0], -1, context.shape[-1])
 

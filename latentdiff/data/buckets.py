@@ -91,46 +91,52 @@ class BucketPlan:
         assert index >= 0, f"row {row} fits no bucket"
         return self.buckets[index]
 
-    def table(self, batch_size: int | None = None) -> str:
+    def table(self, batch_size: int | None = None, *, most: int = 24) -> str:
         """The plan as text: a line a bucket, then what to know before training on it.
 
         batch_size: samples of one batch; adds the mean number of batches in an epoch.
+        most: buckets that get a line of their own, the fullest ones; the rest share one.
         """
-        counts = self.counts
-        used = self.bucket_of >= 0
+        counts, used = self.counts, self.bucket_of >= 0
         losses = np.bincount(self.bucket_of[used], self.crop_loss[used], len(self.buckets))
         upscaled = np.bincount(self.bucket_of[used & self.upscaled], minlength=len(self.buckets))
+        fullest = sorted(np.argsort(-counts, kind="stable")[:most].tolist())
+        rest = np.setdiff1d(np.arange(len(self.buckets)), fullest)
+        groups = [(str(self.buckets[k]), np.array([k])) for k in fullest]
+        if len(rest):
+            groups.append((f"{len(rest):,} others", rest))
+        groups.append(("all", np.arange(len(self.buckets))))
         rows = [["bucket", "pictures", "crop loss", "upscaled"]]
-        for bucket, count, loss, up in zip(self.buckets, counts, losses, upscaled, strict=True):
-            rows.append([str(bucket), f"{count:,}", f"{loss / count:.1%}", f"{up:,}"])
-        total = int(counts.sum())
-        mean = f"{losses.sum() / total:.1%}" if total else "-"
-        rows.append(["all", f"{total:,}", mean, f"{upscaled.sum():,}"])
         if batch_size:
-            batches = [f"{count / batch_size:,.1f}" for count in (*counts, total)]
-            for row, cell in zip(rows, ["batches", *batches], strict=True):
-                row.append(cell)
+            rows[0].append("batches")
+        for name, members in groups:
+            count = int(counts[members].sum())
+            loss = f"{losses[members].sum() / count:.1%}" if count else "-"
+            rows.append([name, f"{count:,}", loss, f"{upscaled[members].sum():,}"])
+            if batch_size:
+                rows[-1].append(f"{count / batch_size:,.1f}")
         return "\n".join([*_aligned(rows), *self._remarks(batch_size)])
 
     def _remarks(self, batch_size: int | None) -> list[str]:
         lines = []
         heavy = int((self.crop_loss > 0.25).sum())
         if heavy:
+            widest = max(max(b.width / b.height, b.height / b.width) for b in self.buckets)
             lines.append(
-                f"{heavy:,} pictures lose more than a quarter of their area to the crop, "
-                f"the worst {self.crop_loss.max():.0%}: a larger aspect ratio would keep more"
+                f"{_pictures(heavy, 'loses', 'lose')} more than a quarter to the crop, the worst "
+                f"{self.crop_loss.max():.0%}; no bucket is longer than {widest:.2f} : 1"
             )
         scarce = int((self.counts < batch_size).sum()) if batch_size else 0
-        if scarce:
+        if scarce and len(self.buckets) > 1:
             lines.append(
-                f"{scarce} of {len(self.buckets)} buckets hold fewer pictures than a batch "
-                f"({batch_size}): such a batch shows a picture more than once, and comes as much "
-                "more rarely"
+                f"Buckets with fewer pictures than a batch ({batch_size}): {scarce:,} of "
+                f"{len(self.buckets):,}; their batches show a picture more than once, and come as "
+                "much more rarely"
             )
         if len(self.too_small):
             lines.append(
-                f"{len(self.too_small):,} pictures are left out: a side is unknown, or below "
-                f"{self.multiple} px"
+                f"{_pictures(len(self.too_small), 'is', 'are')} left out: a side is unknown, or "
+                f"below {self.multiple} px"
             )
         return lines
 
@@ -210,6 +216,10 @@ def _number(
     bucket_of = np.full(len(shape), -1, np.int32)
     bucket_of[usable] = new[index]
     return tuple(found[k] for k in order), bucket_of
+
+
+def _pictures(count: int, one: str, several: str) -> str:
+    return f"1 picture {one}" if count == 1 else f"{count:,} pictures {several}"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

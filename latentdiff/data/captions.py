@@ -6,6 +6,7 @@ come in this order from one generator, so changing one setting leaves the others
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -36,7 +37,7 @@ class CaptionConfig:
     caption_choice: Literal["random", "first"] = "random"
     """Which caption a visit sees when a picture has several."""
     trigger_words: str = ""
-    """Words put before every caption, with a comma, unless it begins with them."""
+    """Words put before every caption, with a comma, unless it holds them already."""
     shuffle_tags: bool = False
     """Take captions for lists of tags, in a new order at every visit (not with a cache)."""
     keep_tags: int = 1
@@ -65,6 +66,7 @@ class CaptionPolicy:
 
     def __init__(self, config: CaptionConfig, seed: int) -> None:
         self.config, self.seed = config, seed
+        self._trigger = re.compile(rf"(?<!\w){re.escape(config.trigger_words)}(?!\w)")
 
     def pick(self, captions: Sequence[str], position: int) -> str:
         """The text for a position of the run; "" when dropped, or when there is no caption."""
@@ -91,9 +93,9 @@ class CaptionPolicy:
         return tuple(text for text in texts if text)
 
     def text(self, caption: str) -> str:
-        """A caption with the trigger words before it."""
+        """A caption with the trigger words before it, unless it holds them."""
         trigger = self.config.trigger_words
-        if not trigger or caption.startswith(trigger):
+        if not trigger or self._trigger.search(caption):
             return caption
         return f"{trigger}, {caption}" if caption else trigger
 
@@ -144,10 +146,11 @@ class CaptionReport:
     def text(self) -> str:
         """The histogram, a bar a range of token counts, and what lies beyond the limit."""
         step = max(1, -(-self.limit // 10))
-        tops = range(self.limit, 0, -step)[::-1]
-        bars = [
-            (f"{max(0, top - step + 1)}-{top}", self._between(top - step + 1, top)) for top in tops
-        ]
+        bars = []
+        for high in range(self.limit, 0, -step)[::-1]:
+            low = max(0, high - step + 1)
+            name = f"{low}-{high}" if low < high else str(high)
+            bars.append((name, int(self.histogram[low : high + 1].sum())))
         first = next((k for k, (_, count) in enumerate(bars) if count), 0)
         bars = [*bars[first:], (f"over {self.limit}", self.over)]
         most = max(1, *(count for _, count in bars))
@@ -164,7 +167,8 @@ class CaptionReport:
         if self.over > len(lines):
             lines.append(f"… and {self.over - len(lines):,} more over {self.limit} tokens")
         if len(self.without):
-            lines.append(f"{len(self.without):,} pictures have no caption")
+            what = "picture has" if len(self.without) == 1 else "pictures have"
+            lines.append(f"{len(self.without):,} {what} no caption")
         return lines
 
     def refuse_long(self) -> None:
@@ -176,9 +180,6 @@ class CaptionReport:
                 f"{self.long[0]}); shorten them, or cut them with --long-captions truncate, or "
                 "encode them in pieces with --long-captions chunk"
             )
-
-    def _between(self, low: int, high: int) -> int:
-        return int(self.histogram[max(0, low) : high + 1].sum())
 
 
 def lengths(
