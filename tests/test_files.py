@@ -1,6 +1,8 @@
 """Nothing half-written is ever seen."""
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,10 @@ def test_a_published_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out"]
 
 
+def cut(file: Path, count: int) -> None:
+    file.write_bytes(file.read_bytes()[:-count])
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -45,6 +51,7 @@ def test_a_published_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
         (lambda f: (f / "manifest.json").write_text("{"), "cannot be read"),
         (lambda f: (f / "manifest.json").write_text("[]"), "cannot be read"),
         (lambda f: (f / "manifest.json").unlink(), "missing"),
+        (lambda f: cut(f / "manifest.json", 1), "not as it was written"),
     ],
 )
 def test_a_manifest_finds_every_kind_of_harm(tmp_path: Path, harm, said: str) -> None:
@@ -53,6 +60,81 @@ def test_a_manifest_finds_every_kind_of_harm(tmp_path: Path, harm, said: str) ->
     assert files.verify_manifest(tmp_path / "out") == []
     harm(tmp_path / "out")
     assert said in files.verify_manifest(tmp_path / "out")[0]
+
+
+def test_a_manifest_must_list_what_is_needed(tmp_path: Path) -> None:
+    with files.publish_folder(tmp_path / "out") as folder:
+        (folder / "a").write_bytes(b"hello")
+    assert files.verify_manifest(tmp_path / "out", needed=["a"]) == []
+    assert files.verify_manifest(tmp_path / "out", needed=["a", "b"]) == [
+        "manifest.json does not list b"
+    ]
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_with_a_name(tmp_path: Path, monkeypatch) -> None:
+    with files.publish_folder(tmp_path / "out") as folder:
+        (folder / "a").write_bytes(b"hello")
+
+    def broken(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "sha256_file", broken)
+    assert files.verify_manifest(tmp_path / "out") == ["a cannot be read (Input/output error)"]
+
+
+def test_a_folder_that_is_replaced_is_never_missing(tmp_path: Path, monkeypatch) -> None:
+    with files.publish_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("one")
+    seen = []
+    for name in ("rename", "replace", "fsync", "rmdir"):
+        real = getattr(os, name)
+
+        def watched(*arguments, real=real, **keywords):
+            seen.append((tmp_path / "out" / "a").exists())
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(os, name, watched)
+    with files.publish_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("two")
+    assert len(seen) > 3 and all(seen)
+    assert (tmp_path / "out" / "a").read_text() == "two"
+
+
+def test_two_writers_of_one_file_have_two_temporaries(tmp_path: Path) -> None:
+    long = "é" * 100 + ".png"
+    for name in ("a.png", "b", "c.tar.gz", long):
+        target = tmp_path / name
+        with files.atomic_path(target) as one, files.atomic_path(target) as two:
+            assert one != two and one.suffix == two.suffix == target.suffix
+            one.write_text("1")
+            two.write_text("2")
+        assert target.read_text() == "1"  # the outer one was published last
+
+
+def test_a_new_file_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(FileExistsError), files.new_file(tmp_path / "a"):
+        pass
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_what_a_failed_write_left_in_its_buffer_reaches_no_other_file(
+    tmp_path: Path, monkeypatch
+) -> None:
+    real = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space"), files.new_file(tmp_path / "a") as file:
+        file.write(b"lost")
+    monkeypatch.setattr(os, "write", real)
+    with files.new_file(tmp_path / "b") as other:  # takes the same descriptor number
+        file.flush()
+        del file
+        other.write(b"mine")
+    assert (tmp_path / "b").read_bytes() == b"mine"
 
 
 def test_a_second_writer_is_refused_by_process_number(tmp_path: Path) -> None:
@@ -71,6 +153,33 @@ def test_the_lock_of_a_killed_process_hinders_nobody(tmp_path: Path) -> None:
     assert (tmp_path / ".lock").exists()
     with files.FolderLock(tmp_path):
         pass
+
+
+def test_a_child_that_outlives_a_killed_process_does_not_hold_its_lock(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from latentdiff.files import FolderLock\n"
+        "FolderLock(sys.argv[1]).__enter__()\n"
+        "child = os.fork()\n"
+        "if child == 0: os.close(1); os.close(2); time.sleep(60)\n"
+        "print(child, flush=True); os.kill(os.getpid(), 9)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    child = int(subprocess.run(command, check=False, capture_output=True).stdout)
+    try:
+        with files.FolderLock(tmp_path):
+            os.kill(child, 0)  # it lives
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_what_an_interrupted_replacement_moved_aside_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / ".old-a").mkdir()
+    (tmp_path / ".old-b").mkdir()
+    (tmp_path / ".old-b" / "stale").write_text("x")
+    (tmp_path / "b").mkdir()
+    files.remove_temporaries(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+    assert os.listdir(tmp_path / "b") == []
 
 
 def test_what_an_interrupted_write_left_can_be_swept(tmp_path: Path) -> None:
