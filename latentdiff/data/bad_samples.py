@@ -22,7 +22,8 @@ class BadSamples:
 
     def __init__(self, path: Path, *, total: int, limit: float) -> None:
         self.path, self.total, self.limit = path, total, limit
-        self._mine: set[str] = set()
+        self._known: set[str] = set()
+        self._read = 0
 
     @property
     def allowed(self) -> int:
@@ -31,38 +32,38 @@ class BadSamples:
 
     def add(self, name: str, problem: BadPicture) -> None:
         """Write a sample down; UserError when there are now more of them than allowed."""
-        if name in self._mine:
+        if name in self.names():
             return
-        self._mine.add(name)
-        known = self.names()
-        if name not in known:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            line = {"id": name, "code": problem.code, "reason": str(problem)}
-            data = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "replace")
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                os.write(descriptor, data)
-            finally:
-                os.close(descriptor)
-            known.add(name)
-        if len(known) > self.allowed:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = {"id": name, "code": problem.code, "reason": str(problem)}
+        data = (json.dumps(line) + "\n").encode("ascii")
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+        count = len(self.names())
+        if count > self.allowed:
             raise UserError(
-                f"{len(known)} of {self.total:,} pictures cannot be used, more than "
-                f"--bad-sample-limit {self.limit:g} allows ({self.allowed}); the last: {name}: "
-                f"{problem}; all of them: {self.path}. `latentdiff data check` looks at everything "
-                "at once"
+                f"{count:,} of {self.total:,} pictures cannot be used, more than "
+                f"--bad-sample-limit {self.limit:g} allows ({self.allowed:,}); the last is {name}: "
+                f"{problem}. They are listed in {self.path}; `latentdiff data check` looks at "
+                "everything at once"
             )
 
     def names(self) -> set[str]:
         """Ids of the samples written down so far, by any process."""
         try:
-            lines = self.path.read_bytes().splitlines()
+            with self.path.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
         except FileNotFoundError:
-            return set()
-        found = set()
-        for line in lines:
+            return self._known
+        whole = new[: new.rfind(b"\n") + 1]  # the rest is a line that another process is writing
+        self._read += len(whole)
+        for line in whole.splitlines():
             try:
-                found.add(str(json.loads(line)["id"]))
+                self._known.add(str(json.loads(line)["id"]))
             except (ValueError, KeyError, TypeError):
-                continue  # a line that another process is writing
-        return found
+                continue
+        return self._known

@@ -108,7 +108,11 @@ def batches(
         worker_init_fn=_worker_begins,
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
     )
-    for batch in loader:
+    return _whole(iter(loader))  # `iter` starts the workers, now and not at the first batch
+
+
+def _whole(stream: Iterator[Batch | UserError]) -> Iterator[Batch]:
+    for batch in stream:
         if isinstance(batch, UserError):
             raise batch
         yield batch
