@@ -112,7 +112,12 @@ def _read(source: Source, row: int, measure: Measure) -> NDArray[np.uint8]:
     data = source.read(row)
     width, height = measure(data)
     sizes = np.array([width, height], "<i4").tobytes()
-    return np.frombuffer(hashlib.sha256(data).digest() + sizes, np.uint8)
+    return np.frombuffer(digest(data) + sizes, np.uint8)
+
+
+def digest(data: bytes) -> bytes:
+    """SHA-256 of an encoded picture, 32 bytes."""
+    return hashlib.sha256(data).digest()
 
 
 def _gather(
