@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("latentdiff.cli.report", "write a training run's report.html anew"),
     "debug": ("latentdiff.cli.debug", "replay the batch at which a training stopped, in float32"),
     "evaluate": ("latentdiff.cli.evaluate", "measure a model: alignment, autoencoder, blind test"),
+    "data": ("latentdiff.cli.data", "check pictures before training; build and clean caches"),
     "lora": ("latentdiff.cli.lora", "inspect, convert and merge LoRA files"),
     "scenes": ("latentdiff.cli.scenes", "look at, export and render the procedural scenes"),
 }
