@@ -172,7 +172,7 @@ def start(config: TrainConfig) -> Processes:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes))],
     )
     check_world(wanted, accelerator.num_processes)
-    _check_type(accelerator, config)
+    check_type(accelerator, config)
     device = torch.device(accelerator.device)
     if config.device == "cpu" and device.type != "cpu":
         raise UserError(f"device is cpu, but this process already computes on {device}")
@@ -205,7 +205,7 @@ def _refuse_fsdp_on_cpu(on_cpu: bool) -> None:
         )
 
 
-def _check_type(accelerator: Accelerator, config: TrainConfig) -> None:
+def check_type(accelerator: Accelerator, config: TrainConfig) -> None:
     """One process, DDP, or FSDP2 with nothing that is not supported beside it."""
     kind = accelerator.distributed_type
     if kind not in _SUPPORTED:

@@ -28,6 +28,11 @@ def shard(
     Parts are gathered one after the other in the forward and backward pass, so the policy decides
     how much is whole at a time. reshard: give the parts up again after the forward pass.
     """
+    scalars = [name for name, p in module.named_parameters() if not p.ndim]
+    if scalars:
+        raise UserError(
+            f"FSDP2 cannot deal out a scalar, and {scalars[0]} is one; train this with DDP"
+        )
     parts = [] if policy is None else [m for m in module.modules() if m is not module and policy(m)]
     for part in reversed(parts):  # inner ones first
         fully_shard(part, mesh=mesh, reshard_after_forward=reshard)
