@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from latentdiff.checkpoints.tensor_file import write_tensors
 from latentdiff.errors import UserError, nearest
 from latentdiff.files import sha256_file, write_json
 
@@ -215,31 +216,21 @@ def write_weights(
 
     The folder must be one that is being published (see `files.publish_folder`).
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors = dict(state)
     shards = _split(tensors, max_shard_bytes)
     if len(shards) == 1:
-        _save(tensors, folder / f"{stem}.safetensors")
+        write_tensors(folder / f"{stem}.safetensors", tensors, {"format": "pt"})
         return
     weight_map = {}
     for number, names in enumerate(shards, 1):
         file = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
-        _save({n: tensors[n] for n in names}, folder / file)
+        write_tensors(folder / file, {n: tensors[n] for n in names}, {"format": "pt"})
         weight_map.update(dict.fromkeys(names, file))
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     write_json(
         folder / f"{stem}.safetensors.index.json",
         {"metadata": {"total_size": total}, "weight_map": weight_map},
     )
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write one safetensors file; safetensors makes it private, so an ordinary mode is given."""
-    from safetensors.torch import save_file
-
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(mode)
 
 
 def _split(tensors: Mapping[str, Tensor], limit: int | None) -> list[list[str]]:
