@@ -101,9 +101,16 @@ def test_what_was_drawn_is_not_sent_to_a_worker() -> None:
 def test_seeds_and_epochs_have_orders_of_their_own() -> None:
     first = order().rows(range(end_of_epoch(3)))
     assert not np.array_equal(first, order(seed=6).rows(range(end_of_epoch(3))))
-    buckets = [order().bucket_at(p) for p in range(0, end_of_epoch(8), BATCH)]
-    assert buckets != sorted(buckets)
-    assert len({tuple(buckets[k : k + 4]) for k in range(0, 24, 4)}) > 1
+
+
+def test_the_buckets_of_an_epoch_come_mixed_and_otherwise_in_the_next() -> None:
+    even = order(np.arange(400) % 4, batch_size=4)
+    buckets = [[even.bucket_at(e * 400 + 4 * k) for k in range(100)] for e in range(2)]
+    for epoch in buckets:
+        assert np.bincount(epoch).tolist() == [25] * 4
+        changes = np.count_nonzero(np.diff(epoch))
+        assert 60 < changes < 90  # 3 of 4 neighbours differ, if they are drawn
+    assert buckets[0] != buckets[1]
 
 
 def test_buckets_of_one_size_do_not_march_in_step() -> None:

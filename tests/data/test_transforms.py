@@ -114,6 +114,8 @@ def test_crops_and_flips_are_addressed_by_position() -> None:
     u = np.array([u for u, _ in drawn])
     assert np.abs(np.quantile(u, [0.1, 0.5, 0.9], axis=0).T - [0.1, 0.5, 0.9]).max() < 0.05
     assert 0.45 < np.mean([flip for _, flip in drawn]) < 0.55
+    flips = np.array([flip for _, flip in drawn], float)
+    assert np.abs(np.corrcoef(np.column_stack([u, flips]).T) - np.eye(3)).max() < 0.08
     # One setting leaves the other's draws alone.
     assert [crop_and_flip(3, p, flip=True)[1] for p in range(99)] == [f for _, f in drawn[:99]]
     assert [crop_and_flip(3, p, crop="random")[0] for p in range(99)] == [u for u, _ in drawn[:99]]
