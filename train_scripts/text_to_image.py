@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from latentdiff import config as configs
 from latentdiff.training.entry import main_for, train_from
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 PROG = "python -m latentdiff.train_scripts.text_to_image"
 DESCRIPTION = (
     "Train the U-Net on latents and captions: from nothing, or a base model on your own pictures. "
-    "Try: --preset lora --data DIR --run-dir runs/mine"
+    "Try: --preset lora --data DIR --run-dir runs/mine. --rehearse [--processes N] does all that "
+    "the run will do once, in a minute, and says what the whole will take."
 )
 AT_ONCE = 4
 """Pictures drawn together, as `latentdiff generate` does by default."""
@@ -69,7 +71,17 @@ def _settings(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str], prog: str = PROG) -> int:
-    """Train in this process; returns the exit code, raises UserError for a mistake."""
+    """Train in this process, or rehearse; returns the exit code, raises UserError for a mistake."""
+    from latentdiff.training import rehearsal
+
+    asked = rehearsal.take_flags(argv)
+    if asked is not None:
+        rest, processes = asked
+        settings = _settings(rest)
+        config = configs.parse(
+            settings.pop("config_cls"), settings.pop("argv"), prog=prog, **settings
+        )
+        return rehearsal.rehearse(rest, config, processes)
     return train_from(build, prog=prog, **_settings(argv))
 
 

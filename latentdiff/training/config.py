@@ -87,6 +87,8 @@ class TrainConfig:
     tensorboard: bool = True
     """Also write TensorBoard event files (needs the package tensorboard)."""
 
+    stop_at: int | None = None
+    """Save and stop at this step, as Ctrl-C would; --resume goes on as if it had not stopped."""
     resume: bool = False
     """Go on with the run in run_dir from its newest valid checkpoint."""
     init_from: Path | None = None
@@ -123,8 +125,9 @@ class TrainConfig:
                 raise UserError(f"{name} is {value}, expected a number in [0, 1)")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas are {self.betas}, expected two numbers in [0, 1)")
-        if self.steps is not None:
-            _at_least("steps", self.steps, 1)
+        for name in ("steps", "stop_at"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
         for name, minutes in (
             ("max_minutes", self.max_minutes),
             ("timeout_minutes", self.timeout_minutes),

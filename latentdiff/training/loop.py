@@ -18,7 +18,7 @@ from torch import nn
 from latentdiff import files
 from latentdiff.checkpoints import folder as checkpoints
 from latentdiff.errors import UserError
-from latentdiff.training import environment, snapshot
+from latentdiff.training import agreement, environment, snapshot
 from latentdiff.training.clock import RunClock
 from latentdiff.training.config import TrainConfig
 from latentdiff.training.dry_run import describe_run
@@ -41,7 +41,8 @@ class RunResult:
 
     run_dir: Path
     stopped: Stopped | str
-    """"finished", "time" (the hard limit), "interrupted" (a signal) or "dry run"."""
+    """"finished", "time" (the hard limit), "interrupted" (a signal), "paused" (stop_at) or
+    "dry run"."""
     step: int = 0
     positions: int = 0
     minutes: float = 0.0
@@ -73,13 +74,18 @@ def run(task: Task, config: TrainConfig, *, settings: object | None = None) -> R
     if config.steps is None and config.max_minutes is None:
         raise UserError("neither steps nor max_minutes is set; give --steps N or --max-minutes M")
     with ExitStack() as stack:
-        signals = stack.enter_context(StopSignals())
         if processes.is_main:
             stack.enter_context(files.FolderLock(folder.path))
+            folder.clear_interrupted_writes()
         trainer = _build(task, config, settings, folder, processes, began, stack)
+        # Before this a signal ends the process at once: there is nothing to save yet.
+        signals = stack.enter_context(StopSignals())
         stopped = trainer.fit(_caught(signals))
-        if processes.count > 1:
-            processes.accelerator.wait_for_everyone()
+        mine = agreement.account(processes, task.module, trainer.positions, trainer.step)
+        accounts = agreement.gather(processes, mine)
+        if trainer.log is not None:
+            trainer.log.write("end", trainer.step, stopped=stopped, processes=accounts)
+            trainer.looks.report()
         result = _result(trainer, stopped, signals.caught)
         if processes.is_main:
             trainer.progress.say(_farewell(task, result))
@@ -105,8 +111,11 @@ def _build(
     stack.callback(progress.close)
     processes.check_same("the training data", getattr(task, "fingerprint", ""))
     source = _source(config, folder, progress)
+    processes.check_same("checkpoints", source.name[-12:] if source else "none")
     if processes.is_main:
         _claim(task, config, settings, folder, progress)
+        if config.resume and source is not None:
+            checkpoints.set_aside_newer(folder.checkpoints, source)
     _initial_weights(task, config)
     begun = checkpoints.load(source) if source else None
     state = begun.state if begun else None
@@ -230,7 +239,6 @@ def _claim(
         folder.refuse_if_used()
     for path in (folder.path, folder.checkpoints, folder.sheets):
         path.mkdir(parents=True, exist_ok=True)
-        files.remove_temporaries(path)
     fingerprint = getattr(task, "fingerprint", "")
     if fingerprint:
         folder.save_data(getattr(task, "summary", {}), fingerprint, resume=config.resume)
@@ -276,6 +284,7 @@ def _farewell(task: Task, result: RunResult) -> str:
         "finished": "done",
         "time": "stopped at the time limit, before its decay had ended",
         "interrupted": "interrupted; --resume goes on from here",
+        "paused": "stopped as asked; --resume goes on from here",
     }[result.stopped]
     return (
         f"{task.name}: {how}: step {result.step}, {result.positions:,} samples, "

@@ -22,7 +22,9 @@ from latentdiff.errors import UserError
 from latentdiff.training.config import TrainConfig
 
 # How a sitting is started, not what the run is.
-_SITTING = frozenset({"resume", "dry_run", "run_dir", "num_workers", "prefetch", "threads"})
+_SITTING = frozenset(
+    {"resume", "dry_run", "stop_at", "run_dir", "num_workers", "prefetch", "threads"}
+)
 
 
 class RunFolder:
@@ -40,6 +42,12 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.export = path / "export"
         self.non_finite = path / "non_finite"
+
+    def clear_interrupted_writes(self) -> None:
+        """Undo what a killed trainer was writing; only for the one who holds the folder's lock."""
+        folders = [self.path, *(p for p in self.path.iterdir() if p.is_dir())]
+        for folder in folders:
+            files.remove_temporaries(folder)
 
     def refuse_if_used(self) -> None:
         """A new run never writes over another's checkpoints."""

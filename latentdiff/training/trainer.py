@@ -28,10 +28,12 @@ from latentdiff.training.processes import Processes
 from latentdiff.training.run_folder import RunFolder, config_hash
 from latentdiff.training.sampler import Positions, seed_modules, to_device
 from latentdiff.training.schedule import Decay, learning_rate
+from latentdiff.training.signals import until_stopped
 from latentdiff.training.task import Batch, Task
 
-Stopped = Literal["finished", "time", "interrupted"]
-_GO, _SAVE, _INTERRUPTED, _TIME = 0, 1, 2, 3
+Stopped = Literal["finished", "time", "interrupted", "paused"]
+_GO, _SAVE, _INTERRUPTED, _TIME, _PAUSED = 0, 1, 2, 3, 4
+_STOPS: dict[int, Stopped] = {_INTERRUPTED: "interrupted", _TIME: "time", _PAUSED: "paused"}
 
 
 class Trainer:
@@ -83,7 +85,7 @@ class Trainer:
         on_cpu = self.processes.device.type == "cpu"
         control_every = 1 if on_cpu or self.processes.count == 1 else self.config.log_every
         stopped: Stopped = "finished"
-        if self.config.validate_at_start and not self.config.resume:
+        if self.config.validate_at_start and self.step == self.clock.begin_step:
             self._look(validate=True, sheet=True)
         while self.clock.end is None or self.step < self.clock.end:
             if self.step % control_every == 0:
@@ -91,7 +93,7 @@ class Trainer:
                 if order == _SAVE:
                     self._save()
                 elif order != _GO:
-                    stopped = "interrupted" if order == _INTERRUPTED else "time"
+                    stopped = _STOPS[order]
                     break
                 if self.clock.end is not None and self.step >= self.clock.end:
                     break
@@ -101,8 +103,10 @@ class Trainer:
                 self._stop_if_not_finite()
             self._between()
         self._stop_if_not_finite()
-        if stopped != "interrupted":
+        if stopped not in ("interrupted", "paused"):
             self._look(validate=True, sheet=True)
+            if next(interrupted):  # it was cut short: --resume does it again
+                stopped = "interrupted"
         self._save()
         return stopped
 
@@ -215,6 +219,8 @@ class Trainer:
         if self.processes.is_main:
             if signal_number:
                 order = _INTERRUPTED
+            elif self.config.stop_at is not None and self.step >= self.config.stop_at:
+                order = _PAUSED
             elif self.clock.out_of_time():
                 order = _TIME
             else:
@@ -257,12 +263,15 @@ class Trainer:
             return
         began = time.monotonic()
         with self.averaged.ready() as module, torch.no_grad():
-            if validate:
-                self.validation = self.looks.validate(module, self.step)
-            if sheet:
-                self.looks.draw(module, self.step)
+            until_stopped(lambda: self._see(module, validate=validate, sheet=sheet))
         self.looks.report()
         self.clock.closing_seconds = max(self.clock.closing_seconds, time.monotonic() - began)
+
+    def _see(self, module: nn.Module, *, validate: bool, sheet: bool) -> None:
+        if validate:
+            self.validation = self.looks.validate(module, self.step)
+        if sheet:
+            self.looks.draw(module, self.step)
 
     def _save(self, *, keep: bool = False) -> None:
         """Publish a checkpoint and the averaged weights' export, then rotate old checkpoints.

@@ -12,33 +12,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from latentdiff.conditioning.text import WORD, dropped_words, token_counts
 from latentdiff.data.bad_samples import NAME as BAD_SAMPLES
 from latentdiff.data.bad_samples import BadSamples
 from latentdiff.data.buckets import Bucket, BucketPlan, assign, make_buckets
-from latentdiff.data.captions import CaptionPolicy, CaptionReport, lengths
-from latentdiff.data.decode import decode, header
+from latentdiff.data.cache_build import Team
+from latentdiff.data.captions import CaptionPolicy, CaptionReport, lengths, static
+from latentdiff.data.content_index import Contents
+from latentdiff.data.decode import decode
+from latentdiff.data.latent_cache import LatentCache
 from latentdiff.data.order import BucketOrder
 from latentdiff.data.records import BadPicture, Source
-from latentdiff.data.sources import open_source
 from latentdiff.data.transforms import crop_and_flip, fit
 from latentdiff.errors import UserError
+from latentdiff.training import encode_cache
 from latentdiff.training.caption_tokens import CaptionTokens
+from latentdiff.training.encode_cache import CacheView
 from latentdiff.training.text_to_image.config import DataConfig, TextToImageConfig
 from latentdiff.training.text_to_image.feed import Entry, Feed, Visits
+from latentdiff.training.text_to_image.listed import (
+    entries_of,
+    forget_bad_samples,
+    open_named,
+    say,
+)
 from latentdiff.training.text_to_image.networks import Networks
 
 SHEET_PICTURES = 8
 MOST_WORDS = 20_000
 READERS = 8
-
-
-def say(text: str) -> None:
-    """A line of the main process."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(text, flush=True)
 
 
 def open_own_pictures(
@@ -52,21 +57,11 @@ def open_own_pictures(
     return OwnPictures(config, networks, tokens, run)
 
 
-def forget_bad_samples(run: Path) -> None:
-    """Remove the list of a run that never came to a checkpoint; the main process does it."""
-    if int(os.environ.get("RANK", "0")) == 0 and not (run / "checkpoints").exists():
-        (run / BAD_SAMPLES).unlink(missing_ok=True)
-
-
-def open_named(pictures: DataConfig, where: str) -> Source:
-    """A source with the run's column names and template."""
-    return open_source(
-        where,
-        split=pictures.split,
-        image_column=pictures.image_column,
-        caption_column=pictures.caption_column,
-        caption_template=pictures.caption_template,
-    )
+def encoding_device(asked: str) -> torch.device:
+    """Where this process encodes: as the loop will choose to train, which begins later."""
+    if asked != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def buckets_of(pictures: DataConfig, networks: Networks) -> tuple[Bucket, ...]:
@@ -76,26 +71,25 @@ def buckets_of(pictures: DataConfig, networks: Networks) -> tuple[Bucket, ...]:
     return make_buckets(resolution, multiple=networks.multiple, max_ratio=ratio)
 
 
-class Measured:
-    """Sizes (n, 2) int32 and content digests (n, 32) uint8 of a source's pictures; zero if bad."""
+def measure_all(source: Source) -> Contents:
+    """Sizes and hashes of a source's pictures, all of them read; a cache remembers them."""
+    sizes = np.zeros((len(source), 2), np.int32)
+    digests = np.zeros((len(source), 32), np.uint8)
+    bad: dict[int, BadPicture] = {}
 
-    def __init__(self, source: Source) -> None:
-        self.sizes = np.zeros((len(source), 2), np.int32)
-        self.digests = np.zeros((len(source), 32), np.uint8)
-        self.bad: dict[int, BadPicture] = {}
+    def look(row: int) -> None:
+        try:
+            data = source.read(row)
+            sizes[row] = encode_cache.measure(data)
+        except BadPicture as problem:
+            bad[row] = problem
+            return
+        digests[row] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
 
-        def look(row: int) -> None:
-            try:
-                data = source.read(row)
-                found = header(data)
-            except BadPicture as problem:
-                self.bad[row] = problem
-                return
-            self.sizes[row] = found.width, found.height
-            self.digests[row] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
-
-        with ThreadPoolExecutor(READERS) as threads:
-            list(threads.map(look, range(len(source))))
+    with ThreadPoolExecutor(READERS) as threads:
+        list(threads.map(look, range(len(source))))
+    keys = np.zeros((len(source), 16), np.uint8)
+    return Contents(digests, sizes, keys, dict(sorted(bad.items())))
 
 
 def held_out_rows(digests: NDArray[np.uint8], rows: Sequence[int], count: int) -> list[int]:
@@ -123,18 +117,10 @@ class OwnPictures:
         self.source = open_named(self.pictures, self.pictures.data)
         say(self.source.summary)
         self.buckets = buckets_of(self.pictures, networks)
-        self.measured = Measured(self.source)
-        forget_bad_samples(run)
-        left_out = [problem for problem in self.source.problems if problem.fatal]
-        self.bad = BadSamples(
-            run / BAD_SAMPLES,
-            total=len(self.source) + len(left_out),
-            limit=self.pictures.bad_sample_limit,
-        )
-        for problem in left_out:
-            self.bad.add(problem.where, BadPicture(problem.code, problem.reason))
-        for row, found in sorted(self.measured.bad.items()):
-            self.bad.add(self.source.id(row), found)
+        self.cache = None if config.cache is None else LatentCache(config.cache, create=True)
+        self.team = encode_cache.team_of_processes() if self.cache is not None else Team()
+        self.contents = self._measure()
+        self.bad = self._begin_list(run)
         self.validation = (
             None
             if self.pictures.validation_data is None
@@ -142,26 +128,78 @@ class OwnPictures:
         )
         self.held = self._hold_out()
         self.plan = self._deal(networks.multiple)
-        self.order = BucketOrder(
-            self.plan.bucket_of, batch_size=config.train.batch_size, seed=self.seed
-        )
+        self.captions = self._count(tokens)
+        self.view = self._encode(networks)
+        self.order = self._order()
         say(self.plan.table(config.train.batch_size))
         if self.held:
             say(f"{len(self.held)} pictures are held out for validation")
-        self.captions = self._count(tokens)
+
+    def _measure(self) -> Contents:
+        if self.cache is None:
+            return measure_all(self.source)
+        return encode_cache.scan(self.cache, self.source, team=self.team)
+
+    def _begin_list(self, run: Path) -> BadSamples:
+        """The list of bad samples, with what listing and measuring found."""
+        forget_bad_samples(run)
+        left_out = [problem for problem in self.source.problems if problem.fatal]
+        listed = BadSamples(
+            run / BAD_SAMPLES,
+            total=len(self.source) + len(left_out),
+            limit=self.pictures.bad_sample_limit,
+        )
+        for problem in left_out:
+            listed.add(problem.where, BadPicture(problem.code, problem.reason))
+        for row, found in self.contents.bad.items():
+            listed.add(self.source.id(row), found)
+        return listed
+
+    def _encode(self, networks: Networks) -> CacheView | None:
+        """Fill the cache, if there is one, with all that training reads."""
+        if self.cache is None:
+            return None
+        captions = self.config.captions
+        fixed_texts = static(captions) and not self.config.text_encoder_learns
+        return encode_cache.ensure_cache(
+            self.cache,
+            self.source,
+            encode_cache.Encoders(
+                vae=networks.vae,
+                text_encoder=networks.text_encoder,
+                tokenizer=networks.tokenizer,
+                device=encoding_device(self.config.train.device),
+                long_captions=captions.long_captions,
+            ),
+            contents=self.contents,
+            plan=self.plan,
+            flip=self.pictures.flip,
+            upscale=self.pictures.upscale,
+            texts=self.policy.texts if fixed_texts else None,
+            team=self.team,
+            say=say,
+        )
+
+    def _order(self) -> BucketOrder:
+        bucket_of = self.plan.bucket_of.copy()
+        for row, problem in (self.view.bad if self.view is not None else {}).items():
+            if bucket_of[row] >= 0:
+                bucket_of[row] = -1
+                self.bad.add(self.source.id(row), problem)
+        return BucketOrder(bucket_of, batch_size=self.config.train.batch_size, seed=self.seed)
 
     def _hold_out(self) -> list[int]:
         if self.validation is not None:
             return []
-        good = [row for row in range(len(self.source)) if row not in self.measured.bad]
+        good = [row for row in range(len(self.source)) if row not in self.contents.bad]
         share = round(self.pictures.validation_share * len(good))
         return held_out_rows(
-            self.measured.digests, good, min(self.config.validation_pictures, share)
+            self.contents.digests, good, min(self.config.validation_pictures, share)
         )
 
     def _deal(self, multiple: int) -> BucketPlan:
         """Buckets of all that is trained on; what is too small is written down."""
-        sizes = self.measured.sizes.copy()
+        sizes = self.contents.sizes.copy()
         sizes[self.held] = 0
         plan = assign(sizes, self.buckets, multiple=multiple, upscale=self.pictures.upscale)
         for row in plan.too_small.tolist():
@@ -200,36 +238,43 @@ class OwnPictures:
     @cached_property
     def fingerprint(self) -> str:
         """Of ids, captions and picture bytes, in their order."""
-        digest = hashlib.blake2b(self.measured.digests.tobytes(), digest_size=32)
+        digest = hashlib.blake2b(self.contents.digests.tobytes(), digest_size=32)
         for row in range(len(self.source)):
             digest.update(repr((self.source.id(row), self.source.captions(row))).encode())
         return digest.hexdigest()
 
     def visit(self, positions: Sequence[int]) -> Visits:
-        rows, pictures = [], []
+        rows, found = [], []
         for position in positions:
-            row, picture = self._usable(self.order.row_of(position), position)
+            row, content = self._usable(self.order.row_of(position), position)
             rows.append(row)
-            pictures.append(picture)
-        if len({picture.shape for picture in pictures}) > 1:
+            found.append(content)
+        if len({content.shape for content in found}) > 1:
             raise UserError(
                 "a batch would hold pictures of several buckets: the run goes on from one with "
                 "another --batch-size; give the same"
             )
-        captions = [
+        captions = tuple(
             self.policy.pick(self.source.captions(row), position)
             for row, position in zip(rows, positions, strict=True)
-        ]
-        return Visits(captions=tuple(captions), pictures=np.stack(pictures))
+        )
+        if self.view is None:
+            return Visits(captions=captions, pictures=np.stack(found))
+        contexts = None
+        if self.view.has_contexts:
+            contexts = tuple(self.view.context(caption) for caption in captions)
+        return Visits(captions=captions, moments=np.stack(found), contexts=contexts)
 
-    def _usable(self, row: int, position: int) -> tuple[int, NDArray[np.uint8]]:
-        """The row and its picture, or those of another row of the bucket if it turns out bad."""
+    def _usable(self, row: int, position: int) -> tuple[int, NDArray[Any]]:
+        """The row and its picture or moments, or another row's of the bucket if it is bad."""
         u, flip = crop_and_flip(
             self.seed, position, crop=self.pictures.crop, flip=self.pictures.flip
         )
         chosen, attempt = row, 0
         while True:
             try:
+                if self.view is not None:
+                    return chosen, self.view.moments(chosen, flip)
                 return chosen, self._cut(chosen, self.plan.bucket(chosen), u=u, flip=flip)
             except BadPicture as problem:
                 self.bad.add(self.source.id(chosen), problem)
@@ -246,36 +291,25 @@ class OwnPictures:
 
     def trained(self, count: int) -> list[Entry]:
         rows = np.flatnonzero(self.plan.bucket_of >= 0)
-        keyed = sorted(rows.tolist(), key=lambda row: self.measured.digests[row].tobytes())
-        return self._entries(self.source, keyed, count, self.plan.multiple)
+        keyed = sorted(rows.tolist(), key=lambda row: self.contents.digests[row].tobytes())
+        return self._entries(self.source, keyed, count)
 
     def held_out(self, count: int) -> list[Entry]:
         source = self.source if self.validation is None else self.validation
         rows = self.held if self.validation is None else range(len(source))
-        return self._entries(source, rows, count, self.plan.multiple)
+        return self._entries(source, rows, count)
 
-    def _entries(
-        self, source: Source, rows: Iterable[int], count: int, multiple: int
-    ) -> list[Entry]:
-        """The first `count` of the rows that can be used."""
-        entries: list[Entry] = []
-        for row in rows:
-            if len(entries) == count:
-                break
-            try:
-                image = decode(source.read(row)).image
-                plan = assign(
-                    [image.size], self.buckets, multiple=multiple, upscale=self.pictures.upscale
-                )
-                if len(plan.too_small):
-                    continue
-                picture = fit(image, plan.bucket(0), upscale=self.pictures.upscale)
-            except BadPicture as problem:
-                self.bad.add(source.id(row), problem)
-                continue
-            text = next(iter(self.policy.texts(source.captions(row))), "")
-            entries.append(Entry(id=source.id(row), picture=picture, caption=text))
-        return entries
+    def _entries(self, source: Source, rows: Iterable[int], count: int) -> list[Entry]:
+        return entries_of(
+            source,
+            rows,
+            count,
+            buckets=self.buckets,
+            multiple=self.plan.multiple,
+            upscale=self.pictures.upscale,
+            policy=self.policy,
+            bad=self.bad,
+        )
 
     def prompts(self) -> tuple[str, ...]:
         """Different captions, of held-out pictures first."""
