@@ -31,6 +31,10 @@ class Options:
 
     model: str = "snowglobe"
     """The model: its name, a diffusers folder, or a hub id."""
+    lora: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """LoRA file over the model, FILE or FILE:scale; may be given several times."""
+    subjects: tuple[str, ...] = ()
+    """Only pictures of these subjects, held-out ones too, `count` in all; default: the protocol."""
     count: int = 512
     """(subject, setting) pairs; two-subject prompts (count // 8) and paraphrases come on top."""
     steps: int | None = None
@@ -74,8 +78,11 @@ def main(argv: Sequence[str]) -> int:
     )
     from latentdiff.evaluation import alignment, protocol
 
-    chosen = protocol.items(options.count, extras=options.extras)
-    loaded = parts.load(options.model, options.dtype, options.device)
+    if options.subjects:
+        chosen = protocol.items_of(options.subjects, options.count)
+    else:
+        chosen = protocol.items(options.count, extras=options.extras)
+    loaded = parts.load(options.model, options.dtype, options.device, options.lora)
     judge = parts.load_judge(options.judge, loaded.folder)
     scorer = parts.load_clip(loaded) if options.clip else None
     clock = Clock()
@@ -160,8 +167,9 @@ def resolved(options: Options, loaded: parts.Loaded) -> tuple[int, float]:
 def describe(options: Options, loaded: parts.Loaded) -> str:
     """How the pictures were drawn, for the line under the table."""
     steps, guidance = resolved(options, loaded)
+    loras = "".join(f" + {name}" for name in options.lora)
     return (
-        f"{options.model}, {options.scheduler}, {steps} steps, guidance {guidance:g}, "
+        f"{options.model}{loras}, {options.scheduler}, {steps} steps, guidance {guidance:g}, "
         f"{loaded.dtype_name}"
     )
 

@@ -55,8 +55,9 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load(model: str, dtype: str, device: str) -> Loaded:
-    """Open the model to be measured."""
+def load(model: str, dtype: str, device: str, loras: Sequence[str] = ()) -> Loaded:
+    """Open the model to be measured. loras: FILE or FILE:scale, added to its weights."""
+    from latentdiff.cli.generate import add_loras, read_loras
     from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
     where = choose_device(device)
@@ -66,6 +67,7 @@ def load(model: str, dtype: str, device: str) -> Loaded:
         # Several times faster in this layout; the numbers are the same up to rounding.
         for part in (pipeline.bundle.unet, pipeline.bundle.vae):
             part.to(memory_format=torch.channels_last)
+    add_loras(pipeline, read_loras(loras))
     source = Path(str(pipeline.bundle.source))
     return Loaded(
         pipeline=pipeline,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from latentdiff import seeding
 from latentdiff.errors import UserError
 from latentdiff.scenes.captions import prompt
-from latentdiff.scenes.catalog import RELATIONS, SETTINGS, base_subjects
+from latentdiff.scenes.catalog import RELATIONS, SETTINGS, base_subjects, find_subject
 from latentdiff.scenes.world import is_held_out_pair
 
 EVALUATION_WORLD_SEED = 770_003
@@ -24,13 +24,14 @@ SELECTION_SEED = 770_021
 PICTURE_SEED = 1_000_000
 """Item n is drawn from noise seed PICTURE_SEED + n."""
 
-TRAINED, HELD_OUT, TWO, PARAPHRASE = (
+TRAINED, HELD_OUT, TWO, PARAPHRASE, NAMED = (
     "trained pairs",
     "held-out pairs",
     "two subjects",
     "paraphrases",
+    "named subjects",
 )
-GROUPS = (TRAINED, HELD_OUT, TWO, PARAPHRASE)
+GROUPS = (TRAINED, HELD_OUT, TWO, PARAPHRASE, NAMED)
 
 # (text, subject, setting): what a person might type. Some words no caption holds.
 PARAPHRASES: tuple[tuple[str, str, str], ...] = (
@@ -113,6 +114,31 @@ def items(count: int, *, extras: bool = True) -> tuple[Item, ...]:
             seed=PICTURE_SEED + n,
         )
         for n, (group, subjects, where, relation, text) in enumerate(rows)
+    )
+
+
+def items_of(subjects: Sequence[str], count: int) -> tuple[Item, ...]:
+    """`count` items that show only these subjects, held-out ones too, over all settings in turn.
+
+    subjects: keys, names or synonyms; UserError names an unknown one.
+    """
+    if count < 1 or not subjects:
+        raise UserError(f"{count} pictures of {len(subjects)} subjects; expected 1 or more of both")
+    keys = [find_subject(name).key for name in subjects]
+    every = [(key, setting) for setting in SETTINGS for key in keys]
+    order = seeding.permutation(len(every), SELECTION_SEED, "named", *sorted(keys))
+    rows = [every[int(order[n % len(every)])] for n in range(count)]
+    return tuple(
+        Item(
+            index=n,
+            group=NAMED,
+            subjects=(subject,),
+            setting=setting,
+            relation=None,
+            prompt=prompt((subject,), setting),
+            seed=PICTURE_SEED + n,
+        )
+        for n, (subject, setting) in enumerate(rows)
     )
 
 
