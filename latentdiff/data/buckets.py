@@ -48,7 +48,7 @@ def make_buckets(resolution: int, *, multiple: int, max_ratio: float = 2.0) -> t
         )
     if not max_ratio >= 1:
         raise UserError(f"the largest aspect ratio is {max_ratio}; at least 1 is expected")
-    found = set()
+    found: set[Bucket] = set()
     for width in range(resolution, 0, -multiple):
         height = resolution**2 // width // multiple * multiple
         if height > max_ratio * width:
@@ -153,7 +153,7 @@ def assign(
     size = np.asarray(sizes, np.int64).reshape(-1, 2)
     assert (size >= 0).all(), "a picture has a negative side"
     smallest = 1 if upscale else multiple
-    usable = (size >= smallest).all(axis=1)
+    usable = np.all(size >= smallest, axis=1)
     # A stand-in for the unusable, so that no logarithm of zero is taken.
     size = np.where(usable[:, None], size, multiple)
     common = np.array(sorted(buckets, key=lambda b: b.width / b.height), np.int64)
@@ -161,7 +161,7 @@ def assign(
     between = np.log(ratios[:-1] * ratios[1:]) / 2
     aspect = size[:, 0] / size[:, 1]
     shape = common[np.searchsorted(between, np.log(aspect))]
-    small = (size < shape).any(axis=1)
+    small = np.any(size < shape, axis=1)
     if not upscale and small.any():
         limited = np.clip(aspect[small], ratios[0], ratios[-1])
         shape[small] = _own_shape(np.minimum(size[small], shape[small]), limited, multiple)

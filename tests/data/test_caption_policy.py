@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ THREE = ("a cat", "a black cat", "the neighbour's cat")
 TAGS = "cat, black , sleeping,, on a chair"
 
 
-def policy(seed: int = 1, **settings: object) -> CaptionPolicy:
-    return CaptionPolicy(CaptionConfig(**settings), seed)  # type: ignore[arg-type]
+def policy(seed: int = 1, **settings: Any) -> CaptionPolicy:
+    return CaptionPolicy(CaptionConfig(**settings), seed)
 
 
 class Rows:
@@ -69,7 +70,7 @@ def test_a_pick_depends_on_seed_and_position_alone() -> None:
 
 
 def test_dropout_leaves_the_other_choices_alone() -> None:
-    settings = {"shuffle_tags": True, "keep_tags": 0}
+    settings: dict[str, Any] = {"shuffle_tags": True, "keep_tags": 0}
     without = [policy(caption_dropout=0.0, **settings).pick((TAGS, *THREE), p) for p in range(300)]
     half = [policy(caption_dropout=0.5, **settings).pick((TAGS, *THREE), p) for p in range(300)]
     assert 90 < half.count("") < 210
@@ -147,7 +148,7 @@ def test_only_shuffled_tags_keep_embeddings_out_of_a_cache() -> None:
         ({"tag_separator": " "}, "between them"),
     ],
 )
-def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         policy(**settings)
 
