@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import latentdiff.data.sources.text as text
 from latentdiff.data.records import BadPicture, Problem
 from latentdiff.data.regular import MAX_BYTES
-from latentdiff.data.sources import text
 from latentdiff.data.sources.metadata import CAPTION_COLUMNS
 from latentdiff.data.sources.packed import Captions, CaptionsBuilder, Problems, counted, printable
 from latentdiff.errors import UserError, nearest

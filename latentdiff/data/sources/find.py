@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import latentdiff.data.sources.folder as folder
+import latentdiff.data.sources.tar as tar
 from latentdiff.data.records import Source
-from latentdiff.data.sources import folder, tar
 from latentdiff.data.sources.listing import Listing, is_archive, walk
 from latentdiff.data.sources.metadata import NAMES, Metadata
 from latentdiff.data.sources.packed import printable

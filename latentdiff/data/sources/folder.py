@@ -15,9 +15,9 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
+import latentdiff.data.sources.text as text
 from latentdiff.data.records import BadPicture, Problem
 from latentdiff.data.regular import read_regular, unreadable
-from latentdiff.data.sources import text
 from latentdiff.data.sources.listing import Listing, inside
 from latentdiff.data.sources.metadata import Metadata
 from latentdiff.data.sources.packed import (

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import latentdiff.data.sources.text as text
 from latentdiff.data.records import BadPicture, Problem
 from latentdiff.data.regular import MAX_BYTES, unreadable
-from latentdiff.data.sources import text
 from latentdiff.data.sources.dataset import short_names
 from latentdiff.data.sources.metadata import CAPTION_COLUMNS
 from latentdiff.data.sources.packed import (
