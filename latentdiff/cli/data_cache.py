@@ -25,7 +25,7 @@ PROG = "latentdiff data cache"
 class BuildConfig:
     """What is encoded, with which model; the same options as those of the training."""
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
     """Captioned pictures: a folder, parquet or tar files, or a hub data set."""
     cache: Path
     """The cache's folder; one that is there already gets what it lacks."""

@@ -9,7 +9,7 @@ puts its time stamp back is seen only with `reread`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -78,7 +78,7 @@ def scan(
         cache.forget(CONTENTS)
         store = cache.store(CONTENTS)
     keys, bad = _stamps(source)
-    good = np.setdiff1d(np.arange(len(source)), np.fromiter(bad, np.int64, len(bad)))
+    good = rows_without(len(source), bad)
     failed = build(
         store,
         keys[good],
@@ -115,6 +115,13 @@ def _read(source: Source, row: int, measure: Measure) -> NDArray[np.uint8]:
     return np.frombuffer(digest(data) + sizes, np.uint8)
 
 
+def rows_without(count: int, bad: Collection[int]) -> NDArray[np.int64]:
+    """Rows 0 … count - 1 that are not among the bad."""
+    good = np.ones(count, bool)
+    good[list(bad)] = False
+    return np.flatnonzero(good)
+
+
 def digest(data: bytes) -> bytes:
     """SHA-256 of an encoded picture, 32 bytes."""
     return hashlib.sha256(data).digest()
@@ -131,7 +138,7 @@ def _gather(
     found = np.full(len(keys), -1, np.int64)
     found[good] = store.find(keys[good])
     known = np.flatnonzero(found >= 0)
-    for row in np.setdiff1d(good, known).tolist():
+    for row in good[found[good] < 0].tolist():
         bad[row] = failed[keys[row].tobytes()]
     digests = np.zeros((len(keys), _SHA), np.uint8)
     sizes = np.zeros((len(keys), 2), np.int32)

@@ -226,7 +226,7 @@ def ensure_cache(
             width, height = contents.sizes[row].tolist()
             reason = f"it has {width}x{height} px, too small for a bucket"
             bad[row] = BadPicture("too-small", reason)
-    rows = np.setdiff1d(np.arange(len(source)), np.fromiter(bad, np.int64, len(bad)))
+    rows = content_index.rows_without(len(source), bad)
     vae_id = vae_identity(encoders.vae, encoders.precision)
     text_id = ""
     flips = (False, True) if flip else (False,)
@@ -234,7 +234,7 @@ def ensure_cache(
     wanted = {MOMENTS: np.concatenate(keys), CONTENTS: contents.keys}
     about = {
         "data": source.name,
-        "pictures": f"{transform_id()}{', flipped too' if flip else ''}",
+        "pictures": f"{picture_transform()}{', flipped too' if flip else ''}",
         "autoencoder": f"{vae_id[:12]} {encoders.precision}",
     }
     if texts is not None:
@@ -286,16 +286,20 @@ def ensure_cache(
     return CacheView(store, contexts, tuple(entries), text_id, dict(sorted(bad.items())), cache)
 
 
+def picture_transform() -> str:
+    """What is done between a picture's bytes and its pixels, besides bucket and flip."""
+    return f"{transform_id()} decoder-{DECODER_VERSION}"
+
+
 def _picture_keys(
     contents: Contents, plan: BucketPlan, rows: NDArray[np.int64], flip: bool, vae_id: str
 ) -> Keys:
-    name = f"{transform_id()} decoder-{DECODER_VERSION}"
+    name = picture_transform()
     buckets = [tuple(bucket) for bucket in plan.buckets]
+    digests = contents.digests[rows].tobytes()
     return stack(
-        picture_key(digest.tobytes(), name, buckets[bucket], flip, vae_id)
-        for digest, bucket in zip(
-            contents.digests[rows], plan.bucket_of[rows].tolist(), strict=True
-        )
+        picture_key(digests[32 * k : 32 * k + 32], name, buckets[bucket], flip, vae_id)
+        for k, bucket in enumerate(plan.bucket_of[rows].tolist())
     )
 
 
@@ -368,10 +372,12 @@ def _build_contexts(
 ) -> None:
     distinct = first_of_each(keys)
     missing = distinct[store.find(keys[distinct]) < 0]
-    is_missing = np.zeros(len(keys), bool)
-    is_missing[missing] = True
     # Only the missing are held in memory; a million captions would not be small.
-    left = [caption for caption, wanted in zip(captions, is_missing, strict=True) if wanted]
+    left: list[str] = []
+    if len(missing):
+        is_missing = np.zeros(len(keys), bool)
+        is_missing[missing] = True
+        left = [caption for caption, wanted in zip(captions, is_missing, strict=True) if wanted]
     encoders.text_encoder.to(encoders.device)
 
     @torch.no_grad()
