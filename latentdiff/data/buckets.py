@@ -63,7 +63,8 @@ class BucketPlan:
 
     buckets: those that hold a picture; the common ones from tall to wide, then the smaller ones
     that were made for small pictures, largest first.
-    bucket_of: (n,) int32, index into `buckets`; -1 for a picture too small for any.
+    bucket_of: (n,) int32, index into `buckets`; -1 for a picture that has none.
+    too_small: (k,) int64, rows that have none because they would have to be scaled up.
     crop_loss: (n,) float32, share of the picture's area that a crop takes away; 0 for -1.
     upscaled: (n,) bool, the picture is smaller than its bucket.
     multiple: what every side is a multiple of, in pixels.
@@ -71,14 +72,10 @@ class BucketPlan:
 
     buckets: tuple[Bucket, ...]
     bucket_of: NDArray[np.int32]
+    too_small: NDArray[np.int64]
     crop_loss: NDArray[np.float32]
     upscaled: NDArray[np.bool_]
     multiple: int
-
-    @property
-    def too_small(self) -> NDArray[np.int64]:
-        """Rows of pictures that fit no bucket unless they are scaled up."""
-        return np.flatnonzero(self.bucket_of < 0)
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -135,8 +132,8 @@ class BucketPlan:
             )
         if len(self.too_small):
             lines.append(
-                f"{_pictures(len(self.too_small), 'is', 'are')} left out: a side is unknown, or "
-                f"below {self.multiple} px"
+                f"{_pictures(len(self.too_small), 'is', 'are')} left out: a side is shorter than "
+                f"{self.multiple} px"
             )
         return lines
 
@@ -147,13 +144,13 @@ def assign(
     """Give every picture its bucket.
 
     sizes: (n, 2) int, width and height in pixels as the picture is seen (orientation applied);
-    (0, 0) for a picture whose size could not be read, which gets no bucket.
+    (0, 0) for one that is to get no bucket: it could not be read, or is held out.
     buckets: what `make_buckets` gave. upscale: scale small pictures up to them.
     """
     size = np.asarray(sizes, np.int64).reshape(-1, 2)
     assert (size >= 0).all(), "a picture has a negative side"
-    smallest = 1 if upscale else multiple
-    usable = np.all(size >= smallest, axis=1)
+    known = np.all(size > 0, axis=1)
+    usable = known & (upscale | np.all(size >= multiple, axis=1))
     # A stand-in for the unusable, so that no logarithm of zero is taken.
     size = np.where(usable[:, None], size, multiple)
     common = np.array(sorted(buckets, key=lambda b: b.width / b.height), np.int64)
@@ -170,6 +167,7 @@ def assign(
     return BucketPlan(
         buckets=names,
         bucket_of=bucket_of,
+        too_small=np.flatnonzero(~usable & known),
         crop_loss=np.where(usable, 1 - kept, 0).astype(np.float32),
         upscaled=usable & small & upscale,
         multiple=multiple,

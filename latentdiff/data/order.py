@@ -81,20 +81,33 @@ class BucketOrder:
         """The epoch, from 0, that a position's batch belongs to."""
         return self._epoch_of_batch(position // self.batch_size)
 
-    def substitute(self, row: int, position: int, attempt: int) -> int | None:
-        """Another row of the same bucket for one that a position sees and that cannot be used.
+    def substitute(
+        self, row: int, position: int, attempt: int, *, elsewhere: bool = False
+    ) -> int | None:
+        """Another row for one that a position sees and that cannot be used.
 
-        attempt = 0, 1, … names each of the others once, from an addressed start on; None when
-        they are used up.
+        attempt = 0, 1, … names each of the others of its bucket once, from an addressed start on,
+        then, if `elsewhere` is set, each row of the other buckets; None when they are used up.
         """
-        members = self._members[self._batch(position // self.batch_size)[0]]
+        bucket = self._batch(position // self.batch_size)[0]
+        members = self._members[bucket]
         place = int(np.searchsorted(members, row))
         assert place < len(members) and members[place] == row, f"row {row} is of another bucket"
         others = len(members) - 1
-        if attempt >= others:
+        if attempt < others:
+            begin = seeding.integers(others, self.seed, "substitute", position)
+            return int(members[(place + 1 + (begin + attempt) % others) % len(members)])
+        strangers = len(self) - len(members)
+        if not elsewhere or attempt - others >= strangers:
             return None
-        begin = seeding.integers(others, self.seed, "substitute", position)
-        return int(members[(place + 1 + (begin + attempt) % others) % len(members)])
+        begin = seeding.integers(strangers, self.seed, "substitute", position, "elsewhere")
+        left = (begin + attempt - others) % strangers
+        for k, rows in enumerate(self._members):
+            if k != bucket:
+                if left < len(rows):
+                    return int(rows[left])
+                left -= len(rows)
+        raise AssertionError("the rows of other buckets were counted")
 
     def _batches_before(self, epoch: int) -> NDArray[np.int64]:
         """(buckets,) the batches that each bucket gave before an epoch: ceil(epoch · n_b / B)."""

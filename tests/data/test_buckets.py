@@ -113,7 +113,6 @@ def test_nothing_is_scaled_up_and_nothing_is_dropped(ratio: float) -> None:
         ((50, 1000), (48, 80)),
         ((16, 16), (16, 16)),
         ((1000, 15), None),
-        ((0, 0), None),
     ],
 )
 def test_a_small_picture_gets_a_bucket_of_its_own(
@@ -123,6 +122,7 @@ def test_a_small_picture_gets_a_bucket_of_its_own(
     if expected is None:
         assert plan.bucket_of.tolist() == [-1]
         assert plan.buckets == ()
+        assert plan.too_small.tolist() == [0]
     else:
         assert plan.bucket(0) == expected
 
@@ -153,7 +153,15 @@ def test_scaling_up_is_done_when_asked_for_and_counted() -> None:
     for row, (width, height) in enumerate(sizes):
         bucket = plan.bucket(row)
         assert plan.upscaled[row] == (width < bucket.width or height < bucket.height)
-    assert assign([(0, 0), (1, 1)], buckets, multiple=16, upscale=True).too_small.tolist() == [0]
+
+
+@pytest.mark.parametrize("upscale", [False, True])
+def test_a_picture_of_no_size_gets_no_bucket_and_is_not_called_small(upscale: bool) -> None:
+    sizes = [(0, 0), (1, 1), (200, 200)]
+    plan = assign(sizes, make_buckets(128, multiple=16), multiple=16, upscale=upscale)
+    assert plan.bucket_of.tolist() == ([-1, 0, 0] if upscale else [-1, -1, 0])
+    assert plan.too_small.tolist() == ([] if upscale else [1])
+    assert ("left out" in plan.table()) != upscale
 
 
 def test_the_order_of_pictures_does_not_change_their_buckets() -> None:
@@ -184,7 +192,7 @@ def test_the_table_says_it_all() -> None:
         "1.67 : 1",
         "Buckets with fewer pictures than a batch (4): 1 of 2; their batches show a picture more "
         "than once, and come as much more rarely",
-        "1 picture is left out: a side is unknown, or below 16 px",
+        "1 picture is left out: a side is shorter than 16 px",
     ]
     assert "batches" not in plan.table()
 

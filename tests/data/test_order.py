@@ -139,3 +139,14 @@ def test_substitutes_are_the_others_of_the_bucket_each_once() -> None:
             members = np.flatnonzero(BUCKETS == 0).tolist()
             starts.add((members.index(named[0]) - members.index(row)) % 30)
     assert len(starts) > 20
+
+
+def test_a_bucket_that_is_all_bad_borrows_from_the_others_when_asked() -> None:
+    deal = order()
+    for position in range(0, end_of_epoch(2), 3):
+        row = deal.row_of(position)
+        mates = np.count_nonzero(BUCKETS[row] == BUCKETS) - 1
+        named = [deal.substitute(row, position, k, elsewhere=True) for k in range(USED)]
+        assert named[:mates] == [deal.substitute(row, position, k) for k in range(mates)]
+        assert named[-1] is None
+        assert {row, *named[:-1]} == set(np.flatnonzero(BUCKETS >= 0))
