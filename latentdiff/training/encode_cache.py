@@ -221,7 +221,7 @@ def ensure_cache(
     team = team or Team()
     assert len(source) == len(contents) == len(plan.bucket_of), (len(source), len(contents))
     bad = dict(contents.bad)
-    for row in plan.too_small.tolist():
+    for row in np.flatnonzero(plan.bucket_of < 0).tolist():  # too small, or held out
         if row not in bad:
             width, height = contents.sizes[row].tolist()
             reason = f"it has {width}x{height} px, too small for a bucket"
