@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import html
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -49,12 +50,12 @@ padding:.55rem .75rem}
 .facts dd{margin:0;font-size:1.2rem;font-weight:600;font-variant-numeric:tabular-nums;
 overflow-wrap:anywhere}
 .scroll{overflow-x:auto;margin:.6rem 0}
-table{border-collapse:collapse;font-size:.88rem;min-width:60%}
+table{border-collapse:collapse;font-size:.88rem}
 th,td{text-align:start;vertical-align:top;padding:.32rem .9rem .32rem 0;
 border-bottom:1px solid var(--rule)}
-td{overflow-wrap:anywhere;min-width:4.5rem}
+td{overflow-wrap:anywhere;min-width:6rem}
 th{color:var(--soft);font-weight:500;white-space:nowrap}
-.number{text-align:end;font-variant-numeric:tabular-nums;white-space:nowrap}
+.number{text-align:end;font-variant-numeric:tabular-nums;white-space:nowrap;min-width:0}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(19rem,100%),1fr));gap:1rem;
 margin:.75rem 0}
 .charts figure,.chart{margin:0;background:var(--card);border:1px solid var(--rule);
@@ -79,7 +80,9 @@ border-radius:6px}
 .pictures figcaption{font-size:.75rem;line-height:1.35;color:var(--soft);margin-top:.25rem;
 overflow-wrap:anywhere}
 .pictures figcaption b{color:var(--ink);font-weight:500}
-.group{border-inline-start:3px solid var(--rule);padding-inline-start:.8rem;margin:.9rem 0}
+.wall{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(19rem,100%),1fr));
+gap:.8rem 1rem}
+.group{border-inline-start:3px solid var(--rule);padding-inline-start:.8rem;min-width:0}
 .sheet{display:block;max-width:100%;height:auto;border-radius:6px}
 details{margin:.5rem 0}summary{cursor:pointer;color:var(--accent)}
 @media print{body{background:#fff}main{max-width:none}}
@@ -145,7 +148,7 @@ def data_uri(data: bytes, media_type: str) -> str:
 
 def image(data: bytes, media_type: str, *, alt: str, class_: str | None = None) -> Html:
     """An encoded picture inside the page; `alt` says what it shows."""
-    return void("img", src=data_uri(data, media_type), alt=alt, class_=class_, loading="lazy")
+    return void("img", src=data_uri(data, media_type), alt=alt, class_=class_)
 
 
 def pictures(items: Iterable[tuple[Html, object]]) -> Html:
@@ -187,9 +190,9 @@ def table(
     return element("div", element("table", head, body), class_="scroll")
 
 
-def details(summary: object, *children: object) -> Html:
+def details(summary: object, *children: object, opened: bool = False) -> Html:
     """What is folded away until it is clicked; needs no script."""
-    return element("details", element("summary", summary), *children)
+    return element("details", element("summary", summary), *children, open="" if opened else None)
 
 
 def section(title: str, *children: object, note: object = "") -> Html:
@@ -272,13 +275,14 @@ def histogram(
     *,
     x_label: str,
     ticks: Sequence[tuple[float, str]] | None = None,
+    names: Sequence[str] | None = None,
     mark: tuple[float, str] | None = None,
     height: float = 170,
 ) -> Html:
     """Bars of `counts` (n) between `edges` (n + 1, rising); pointing at a bar shows its count.
 
-    ticks: (place on the x axis, text); round numbers when None. mark: a dashed line at a place on
-    the x axis, with its text.
+    ticks: (place on the x axis, text); round numbers when None. names: what each bar is called,
+    its edges when None. mark: a dashed line at a place on the x axis, with its text.
     """
     left, right, top, bottom = 6.0, CHART_WIDTH - 8.0, 18.0, height - 34.0
     low, high = float(edges[0]), float(edges[-1])
@@ -288,13 +292,14 @@ def histogram(
         return left + (right - left) * (value - low) / ((high - low) or 1.0)
 
     parts: list[Html] = [label(left, 11, f"most in one bar: {number(max([*counts, 0]))}")]
-    for count, start, stop in zip(counts, edges[:-1], edges[1:], strict=True):
+    called = names or [f"{number(a)} to {number(b)}" for a, b in itertools.pairwise(edges)]
+    for count, start, stop, name in zip(counts, edges[:-1], edges[1:], called, strict=True):
         if count:
             tall = max((bottom - top) * float(count) / tallest, 1.5)
             parts.append(
                 element(
                     "rect",
-                    element("title", f"{number(start)} to {number(stop)}: {number(count)}"),
+                    element("title", f"{name}: {number(count)}"),
                     x=f"{x(start) + 0.5:.2f}",
                     y=f"{bottom - tall:.2f}",
                     width=f"{max(x(stop) - x(start) - 1.0, 1.0):.2f}",
