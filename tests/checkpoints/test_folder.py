@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from latentdiff import files
 from latentdiff.checkpoints import folder as checkpoints
 from latentdiff.checkpoints.folder import Checkpoint
 from latentdiff.checkpoints.state import TrainState
@@ -84,3 +85,37 @@ def test_a_state_of_another_schema_or_with_other_keys_is_refused(tmp_path):
 def test_a_folder_that_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match="is not a training checkpoint"):
         checkpoints.read_state(tmp_path)
+
+
+def test_what_was_passed_over_does_not_push_whole_checkpoints_out(tmp_path):
+    for step in (1, 2, 3):
+        checkpoints.save(tmp_path, checkpoint(step))
+    (tmp_path / "step-00000003" / checkpoints.EMA).write_bytes(b"")
+    found = checkpoints.newest_whole(tmp_path)
+    moved = checkpoints.set_aside_newer(tmp_path, found.path)
+    assert [path.name for path in moved] == ["damaged-step-00000003"] and moved[0].is_dir()
+    # A run that goes on from step 2 and writes more often meets the number again.
+    checkpoints.save(tmp_path, checkpoint(3))
+    checkpoints.rotate(tmp_path, 1)
+    assert checkpoints.newest_whole(tmp_path).path == tmp_path / "step-00000003"
+    (tmp_path / "step-00000003" / checkpoints.EMA).write_bytes(b"")
+    checkpoints.save(tmp_path, checkpoint(2))
+    moved = checkpoints.set_aside_newer(tmp_path, tmp_path / "step-00000002")
+    assert [path.name for path in moved] == ["damaged-step-00000003-2"]
+
+
+def test_a_manifest_that_lists_nothing_makes_no_checkpoint(tmp_path):
+    path = checkpoints.save(tmp_path, checkpoint(1))
+    (path / "manifest.json").unlink()
+    files.write_json(path / "manifest.json", {"files": {}})
+    assert checkpoints.newest_whole(tmp_path).path is None
+    with pytest.raises(UserError, match=r"does not list weights\.safetensors"):
+        checkpoints.load(path)
+
+
+def test_the_averaged_weights_alone_are_checked_too(tmp_path):
+    path = checkpoints.save(tmp_path, checkpoint(1))
+    assert torch.equal(checkpoints.load_ema(path)["w"], checkpoint(1).ema["w"])
+    (path / checkpoints.WEIGHTS).write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoints.load_ema(path)
