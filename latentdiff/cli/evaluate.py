@@ -1,4 +1,4 @@
-"""`latentdiff evaluate alignment | autoencoder | blind`: measure a model."""
+"""`latentdiff evaluate alignment | autoencoder | blind | classes`: measure a model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from latentdiff.errors import unknown_name
 MEASUREMENTS: dict[str, tuple[str, str]] = {
     "alignment": ("latentdiff.cli.evaluate_alignment", "do pictures show what prompts ask for?"),
     "autoencoder": ("latentdiff.cli.evaluate_autoencoder", "PSNR of reconstructed scenes"),
+    "classes": ("latentdiff.cli.evaluate_classes", "does a classifier recognise each class?"),
     "blind": ("latentdiff.cli.evaluate_blind", "numbered pictures for a person to name"),
 }
 

@@ -10,6 +10,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdiff.evaluation.intervals import Proportion
+
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
@@ -100,3 +102,21 @@ def mcnemar(only_first: int, only_second: int) -> float:
     tail = sum(math.comb(n, i) for i in range(k + 1))
     # Integers throughout: 2^n overflows a float at n = 1024.
     return min(1.0, 2 * tail / (1 << n))
+
+
+def newcombe(first: Proportion, second: Proportion) -> tuple[float, float, float, float]:
+    """(first - second, low, high, p) of two independent proportions with their Wilson intervals.
+
+    The interval is Newcombe's hybrid score, method 10 (Statistics in Medicine 17:873, 1998); p is
+    the two-sided z test with pooled variance.
+    """
+    a, b = first.value, second.value
+    low = a - b - math.hypot(a - first.low, second.high - b)
+    high = a - b + math.hypot(first.high - a, b - second.low)
+    total = first.count + second.count
+    pooled = (first.successes + second.successes) / total if total else 0.0
+    variance = pooled * (1 - pooled)
+    if not (first.count and second.count and variance):
+        return a - b, low, high, 1.0
+    z = (a - b) / math.sqrt(variance * (1 / first.count + 1 / second.count))
+    return a - b, low, high, 2 * NormalDist().cdf(-abs(z))
