@@ -18,6 +18,9 @@ class InfoConfig:
 
     model: tyro.conf.Positional[str] = "snowglobe"
     """snowglobe, a folder in diffusers format, or a hub id."""
+    accelerate_config: str | None = None
+    """Print instead the path of a config for `accelerate launch --config_file`: gpu1, gpu8, nodes2
+    (two machines), fsdp2 or cpu2 (two processes without a GPU)."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,6 +28,11 @@ def main(argv: Sequence[str]) -> int:
     config = configs.parse(
         InfoConfig, argv, prog="latentdiff info", description="Describe a model."
     )
+    if config.accelerate_config is not None:
+        from latentdiff.training import launch
+
+        print(launch.config_path(config.accelerate_config))
+        return 0
     from latentdiff.models import bundle as bundles
 
     bundle = bundles.load(config.model, dtype=None)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from latentdiff.training.optim import trained_parameters
 from latentdiff.training.processes import Processes
 from latentdiff.training.sampler import Positions
-from latentdiff.training.snapshot import weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,12 @@ def account(processes: Processes, module: nn.Module, positions: Positions, step:
 
 
 def digest(module: nn.Module) -> str:
-    """BLAKE2b of what a checkpoint would keep of a module, 32 hexadecimal digits."""
+    """BLAKE2b of a module's trained weights, 32 hexadecimal digits.
+
+    Buffers are left out: after the last step each process has batch statistics of its own.
+    """
     found = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(weights(module).items()):
+    for name, tensor in sorted(trained_parameters(module).items()):
         plain = tensor.detach().cpu().contiguous().flatten()
         found.update(name.encode())
         found.update(plain.view(torch.uint8).numpy().tobytes())

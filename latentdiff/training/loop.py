@@ -6,6 +6,8 @@ run ends when its decay does; the last validation, sheet and checkpoint come aft
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -64,6 +66,7 @@ def run(task: Task, config: TrainConfig, *, settings: object | None = None) -> R
     began = time.monotonic()
     settings = config if settings is None else settings
     folder = RunFolder(default_path(config, task.name))
+    config = after_restart(config, folder)
     processes = start(config)
     if processes.is_main:
         print(f"{task.name}: {processes.describe()}", flush=True)
@@ -90,6 +93,16 @@ def run(task: Task, config: TrainConfig, *, settings: object | None = None) -> R
         if processes.is_main:
             trainer.progress.say(_farewell(task, result))
         return result
+
+
+def after_restart(config: TrainConfig, folder: RunFolder) -> TrainConfig:
+    """Under `torchrun --max-restarts`, the same command once more goes on with what it left."""
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if not again or config.resume or not checkpoints.stored(folder.checkpoints):
+        return config
+    return dataclasses.replace(
+        config, resume=True, init_from=None, continue_from=None, decay_from=None
+    )
 
 
 def _caught(signals: StopSignals) -> Iterator[int]:

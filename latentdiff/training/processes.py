@@ -193,12 +193,13 @@ def check_world(wanted: int, found: int) -> None:
         )
 
 
-def _fsdp_asked() -> bool:
+def fsdp_asked() -> bool:
+    """Whether the launcher's config asks for FSDP, whatever comes of it."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("true", "1")
 
 
 def _refuse_fsdp_on_cpu(on_cpu: bool) -> None:
-    if _fsdp_asked() and (on_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"):
+    if fsdp_asked() and (on_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"):
         raise UserError(
             "the launcher asks for FSDP on a CPU, where accelerate silently makes it plain data "
             "parallelism; launch with the config cpu2 (latentdiff info --accelerate-config cpu2)"
@@ -213,7 +214,7 @@ def check_type(accelerator: Accelerator, config: TrainConfig) -> None:
             f"the launcher asks for {kind.value}; one process, multi-CPU, multi-GPU (DDP) and "
             "FSDP2 are supported"
         )
-    if _fsdp_asked() and kind != DistributedType.FSDP:
+    if fsdp_asked() and kind != DistributedType.FSDP:
         raise UserError(
             f"the launcher asks for FSDP (ACCELERATE_USE_FSDP), but what came is {kind.value}; "
             "FSDP takes two processes or more, launched with the config fsdp2"
