@@ -20,8 +20,8 @@ class DataConfig:
 
     data: str | None = None
     """Captioned pictures of your own: a folder, parquet or tar files, or a hub data set."""
-    split: str = "train"
-    """Split of a hub data set."""
+    split: str | None = None
+    """Part of the data: a folder's, part of the files' names, or a hub data set's split."""
     validation_data: str | None = None
     """Held-out pictures; without them a share of the data is held out."""
     validation_share: float = 0.1
@@ -32,6 +32,8 @@ class DataConfig:
     """Column or key of the captions: text, caption or prompt if not named."""
     caption_template: str = "a photo of a {label}"
     """Caption of a picture that only has a label, such as its folder's name."""
+    captions_from: Literal["metadata", "sidecars"] | None = None
+    """Which captions hold where a metadata file and .txt files disagree."""
     resolution: int | None = None
     """Side in pixels of a square bucket; the others have about its area. None: the model's own."""
     buckets: bool = True

@@ -57,7 +57,7 @@ def save_lora_files(
         module.unet,
         module.text_encoder,
         lora.LoraMetadata(
-            base=networks.base,
+            base=Path(networks.base).name,
             base_sha256=dict(networks.base_hashes),
             data_fingerprint=feed.fingerprint,
             trigger_words=tuple(word for word in words if word),

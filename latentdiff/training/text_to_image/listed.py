@@ -35,6 +35,7 @@ def open_named(pictures: DataConfig, where: str) -> Source:
     return open_source(
         where,
         split=pictures.split,
+        captions_from=pictures.captions_from,
         image_column=pictures.image_column,
         caption_column=pictures.caption_column,
         caption_template=pictures.caption_template,
