@@ -35,6 +35,11 @@ _SHEET_WIDTH = 1024
 _STYLE_OF = {"held-out": 1, "train": 2}
 # Curves with a chart of their own place; whatever else a task logs is drawn after them.
 _LEADING = ("loss", "learning_rate", "grad_norm", "samples_per_second")
+_ENDED = {
+    "finished": "Finished",
+    "time": "Stopped by its time limit",
+    "interrupted": "Interrupted",
+}
 _NOT_DRAWN = ("positions", "minutes")
 
 
@@ -72,7 +77,7 @@ def _state(history: RunHistory) -> Html:
     if history.trouble:
         return page.element("span", f"Stopped at {at}: {history.trouble}", class_="bad")
     if history.ended:
-        return page.text(f"Ended ({history.ended}) at {at}.")
+        return page.text(f"{_ENDED.get(history.ended, history.ended)} at {at}.")
     return page.text(f"Last written at {at}.")
 
 
@@ -388,6 +393,9 @@ def _environment(history: RunHistory) -> Html | None:
     entries = {str(name): value for name, value in known[-1].items()} if known else {}
     entries["processes"] = history.begins[-1].get("how", "")
     parts = [values.pairs(entries)]
+    if history.processes:
+        parts.append(page.element("h3", "Processes at the end"))
+        parts += values.shown(history.processes)
     if len(history.begins) > 1:
         sittings = [
             (

@@ -40,7 +40,8 @@ class RunHistory:
     """A run folder's content as plain values.
 
     train, validate: curve name -> (steps, values). begins: the log's begin events, in order.
-    marks: (step, text) of what happened between. notes: what could not be read.
+    marks: (step, text) of what happened between. trouble: why it broke down. ended: how its last
+    sitting ended. processes: what each had done then. notes: what could not be read.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class RunHistory:
     bad_listed: list[dict[str, Any]] = field(default_factory=list)
     trouble: str = ""
     ended: str = ""
+    processes: list[Any] = field(default_factory=list)
     last_step: int = 0
     last_time: float = math.nan
     notes: list[str] = field(default_factory=list)
@@ -146,7 +148,10 @@ def _read_log(history: RunHistory, file: Path) -> None:
     if rows:
         last = rows[-1][1]
         history.trouble = str(last.get("message", "")) if last.get("event") == "non_finite" else ""
-        history.ended = str(last.get("stopped", "")) if last.get("event") == "end" else ""
+        if last.get("event") == "end":
+            history.ended = str(last.get("stopped", ""))
+            found = last.get("processes")
+            history.processes = found if isinstance(found, list) else []
 
 
 def _add(

@@ -336,11 +336,12 @@ def _to_json(step: int, since: int, losses: PairedLosses, said: Recorded) -> dic
 
 
 def _scalars(differences: tuple[Difference, ...]) -> dict[str, float]:
-    """Curve names: "held-out/loss", "held-out/difference", "held-out/t 0–249/difference"."""
+    """Curve names: "held-out/loss", "held-out/difference", "held-out/t0-249/difference"."""
     found: dict[str, float] = {}
     for row in differences:
         place = row.group if row.bin_name == ALL else f"{row.group}/{row.bin_name}"
-        place = place.replace("–", "-")
+        # TensorBoard takes neither spaces nor dashes other than ASCII's.
+        place = place.replace("–", "-").replace(" ", "")
         found[f"{place}/loss"] = row.mean_now
         found[f"{place}/difference"] = row.difference
         found[f"{place}/standard_error"] = row.standard_error

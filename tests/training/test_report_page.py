@@ -215,7 +215,7 @@ def test_a_real_run_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[s
     tags = Tags((tmp_path / "run" / "report.html").read_text("utf-8"))
     for said in ("6 of 6", "Training loss", "Learning rate", "Gradient norm", "batch_size: 4"):
         assert said in tags.text
-    assert "Not shown" not in tags.text
+    assert "Not shown" not in tags.text and "Finished at step 6" in tags.text
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,8 @@ def test_scalars_and_line_say_what_the_differences_say(tmp_path: Path) -> None:
     log.record(0, pairs())
     said = log.record(10, pairs(-0.25, noise="j"))
     assert said.scalars["held-out/difference"] == pytest.approx(-0.25, abs=0.01)
-    assert said.scalars["train/t 500-749/standard_error"] > 0
+    assert said.scalars["train/t500-749/standard_error"] > 0
+    assert all(re.fullmatch(r"[\w/-]+", name) for name in said.scalars)
     assert said.line.startswith("step 10: held-out loss 1.") and "since step 0" in said.line
     assert said.line.endswith("best so far")
     stored = read_summary(tmp_path / "step-00000010.json")
