@@ -7,12 +7,13 @@ SEED ?= 0
 IMAGE ?= cat.png
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help image test slow check format lint types docs setup clean
+.PHONY: help image test slow torture check format lint types docs setup clean
 
 help:
 	@echo 'make image [PROMPT="a fox in the forest"] [SEED=3] [IMAGE=fox.png]   draw a picture'
 	@echo 'make test     the test suite (under 6 minutes on 2 cores)'
 	@echo 'make slow     the slow tests'
+	@echo 'make torture  checkpoints under 200 kills, cut files, flipped bits (minutes)'
 	@echo 'make check    format, lint, types, tests, docs: what CI runs'
 	@echo 'make format   rewrite the code in the house format'
 
@@ -24,6 +25,9 @@ test: $(VENV)/.installed-dev
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+torture: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m torture -n 2 --dist worksteal tests/torture
 
 check: lint types test docs
 
