@@ -145,8 +145,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     try:
         with path.open("rb") as file:
-            start = file.read(2)
-        if path.suffix in PICKLES or start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+            start = file.read(9)
+        # A safetensors file starts with the header's length, which may look like anything.
+        pickled = start.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"))
+        if path.suffix in PICKLES or (pickled and start[8:] != b"{"):
             raise UserError(
                 f"{path} is a pickle, which can run code when opened; "
                 "ask for the LoRA as a .safetensors file"
@@ -250,12 +252,9 @@ def write_lora(
     if layout == "peft":
         strings[ADAPTER_METADATA] = json.dumps(adapter_metadata(pairs), sort_keys=True)
     else:
-        ranks, alphas = (
-            _common(p.rank for p in pairs.values()),
-            _common(p.alpha for p in pairs.values()),
-        )
+        rank, alpha = (_common(getattr(p, n) for p in pairs.values()) for n in ("rank", "alpha"))
         strings["ss_network_module"] = "networks.lora"
-        strings["ss_network_dim"], strings["ss_network_alpha"] = str(ranks), str(alphas)
+        strings["ss_network_dim"], strings["ss_network_alpha"] = f"{rank}", f"{alpha:g}"
     write_bytes(path, _serialise(tensors, strings))
     return Path(path)
 
