@@ -8,6 +8,7 @@ problems or refused, never ignored in silence.
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -83,7 +84,7 @@ def open_source(
         raise UserError(f"{printable(name)[:200]!r} cannot be opened ({error})") from error
     files = expand(name)
     if files:
-        return _files(name, _of_split(files, options.split, name), options)
+        return _files(name, files_of_split(files, options.split, name), options)
     if _hub_id(name, path):
         from latentdiff.data.sources.dataset import from_hub
 
@@ -98,26 +99,30 @@ def open_source(
     raise _not_there(name, path)
 
 
-def expand(pattern: str) -> list[Path]:
-    """The files that a pattern names, sorted: {000..017} counts, * ? [] match."""
+def expand_numbers(pattern: str) -> list[str]:
+    """ "a-{008..010}.tar" -> "a-008.tar", "a-009.tar", "a-010.tar"."""
     names = [pattern]
-    while True:
-        match = next((m for n in names if (m := re.search(r"\{(\d+)\.\.(\d+)\}", n))), None)
-        if match is None:
-            break
+    while match := re.search(r"\{(\d+)\.\.(\d+)\}", names[0]):
         low, high = match.groups()
         if not 0 <= int(high) - int(low) < 1_000_000:
             raise UserError(f"{match.group()} in {pattern!r} must count up, at most to a million")
         numbers = [str(i).zfill(len(low)) for i in range(int(low), int(high) + 1)]
-        names = [n.replace(match.group(), i) for n in names for i in numbers]
-    found = [Path(f) for n in names for f in sorted(glob.glob(str(Path(n).expanduser())))]  # noqa: PTH207
-    if len(names) > 1 and found and len(found) < len(names):
-        absent = next(n for n in names if not glob.glob(str(Path(n).expanduser())))  # noqa: PTH207
-        raise UserError(f"{absent} is missing: {len(found)} of {len(names)} files are there")
-    return list(dict.fromkeys(f for f in found if f.is_file()))
+        names = [name.replace(match.group(), i) for name in names for i in numbers]
+    return names
 
 
-def _of_split(files: Sequence[Path], split: str | None, name: str) -> list[Path]:
+def expand(pattern: str) -> list[Path]:
+    """The files that a pattern names, sorted: {000..017} counts, * ? [] match."""
+    names = [os.path.expanduser(name) for name in expand_numbers(pattern)]  # noqa: PTH111
+    found = [sorted(glob.glob(name)) for name in names]  # noqa: PTH207  (the pattern is the user's)
+    if any(found) and not all(found):
+        absent = next(name for name, files in zip(names, found, strict=True) if not files)
+        raise UserError(f"{absent} is missing, though others that {pattern!r} names are there")
+    files = [Path(file) for files in found for file in files]
+    return list(dict.fromkeys(file for file in files if file.is_file()))
+
+
+def files_of_split(files: Sequence[Path], split: str | None, name: str) -> list[Path]:
     """Of files named for splits, those of one."""
     named: dict[str, list[Path]] = {}
     for file in files:
@@ -246,10 +251,10 @@ def _folder(name: str, path: Path, options: Options) -> Source:
     packed = [path / Path(t.decode("utf-8", "surrogateescape")) for t in listing.tables]
     parquet = [p for p in packed if p.suffix.lower() == ".parquet" and p.name not in NAMES]
     if parquet and not listing.pictures:
-        return _files(name, _of_split(parquet, options.split, name), options)
+        return _files(name, files_of_split(parquet, options.split, name), options)
     if listing.archives and not listing.pictures:
         shards = [path / Path(a.decode("utf-8", "surrogateescape")) for a in listing.archives]
-        return _files(name, _of_split(shards, options.split, name), options)
+        return _files(name, files_of_split(shards, options.split, name), options)
     nested = [t for t in listing.tables if t.rsplit(b"/", 1)[-1].decode("latin-1") in NAMES]
     if nested:
         where = path / Path(nested[0].decode("utf-8", "surrogateescape")).parent

@@ -18,7 +18,17 @@ _MAX_DEPTH = 64
 PICTURES = tuple(e.encode() for e in decode.EXTENSIONS)
 ON_REQUEST = (b".gif", b".tif", b".tiff")
 # Named like pictures, but of formats that are not read: said, not passed over.
-FOREIGN = (b".heic", b".heif", b".avif", b".jxl", b".jp2", b".psd", b".svg", b".cr2", b".nef")
+FOREIGN: tuple[bytes, ...] = (
+    b".heic",
+    b".heif",
+    b".avif",
+    b".jxl",
+    b".jp2",
+    b".psd",
+    b".svg",
+    b".cr2",
+    b".nef",
+)
 FOREIGN += (b".dng", b".tga", b".ico", b".exr", b".hdr")
 
 

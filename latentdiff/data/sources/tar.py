@@ -13,7 +13,8 @@ import tempfile
 import weakref
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -130,33 +131,26 @@ def open_tar(
 ) -> TarSource:
     """Index the shards. image_column, caption_column: the ending of the members that hold them,
     or the key in the .json ones. Raises UserError when no sample can be used."""
-    text.check_template(template)
-    problems, captions, keys = Problems(), CaptionsBuilder(), []
+    options = TarOptions(
+        template=template,
+        caption_column=caption_column,
+        image_column=image_column,
+        need_captions=need_captions,
+        allow_gif_tiff=allow_gif_tiff,
+    )
+    problems, captions = Problems(), CaptionsBuilder()
+    keys: list[bytes] = []
     shards, offsets, sizes = array("i"), array("q"), array("q")
     unpacked = []
     for number, (file, shown) in enumerate(zip(files, short_names(files), strict=True)):
-        where = _unpack(file, shown, problems) if _packed(file) else file
+        where = unpack(file, shown, problems) if is_packed(file) else file
         unpacked.append(where)
-        parts = Parts(image_column, caption_column, allow_gif_tiff)
-        index_shard(where, shown, parts, problems)
-        with where.open("rb") as opened:
-            for row in range(len(parts.keys)):
-                sample = f"{shown}#{printable(parts.keys[row])}"
-                if parts.picture_offsets[row] < 0:
-                    problems.add(sample, "picture-missing", "the sample has no picture")
-                    continue
-                opened.seek(max(0, parts.caption_offsets[row]))
-                raw = opened.read(parts.caption_sizes[row])
-                found, findings = parts.captions(row, raw, template)
-                for f in findings:
-                    problems.add(sample, f.code, f.reason, fatal=f.fatal and need_captions)
-                if not found and need_captions:
-                    continue
-                captions.add(len(keys), found)
-                keys.append(parts.keys[row])
-                shards.append(number)
-                offsets.append(parts.picture_offsets[row])
-                sizes.append(parts.picture_sizes[row])
+        for sample in shard_samples(where, shown, options, problems):
+            captions.add(len(keys), sample.captions)
+            keys.append(sample.key)
+            shards.append(number)
+            offsets.append(sample.offset)
+            sizes.append(sample.size)
     if not keys:
         raise UserError(
             f"{name} holds no sample that can be used{problems.summary()}; expected members such "
@@ -179,15 +173,62 @@ def open_tar(
     return source
 
 
+@dataclass(frozen=True, kw_only=True)
+class TarOptions:
+    """Which members hold what. Columns: an ending, or a key of the .json members."""
+
+    template: str = "a photo of a {label}"
+    caption_column: str | None = None
+    image_column: str | None = None
+    need_captions: bool = True
+    allow_gif_tiff: bool = False
+
+    def __post_init__(self) -> None:
+        text.check_template(self.template)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A usable sample of a shard: its key, its captions, where its picture stands."""
+
+    key: bytes
+    captions: list[str]
+    offset: int
+    size: int
+
+
+def shard_samples(
+    file: Path, shown: str, options: TarOptions, problems: Problems
+) -> Iterator[Sample]:
+    """The usable samples of a plain tar, in its order; the others go to `problems`."""
+    parts = Parts(options)
+    _index(file, shown, parts, problems)
+    if not parts.keys:
+        return
+    with file.open("rb") as opened:
+        for row, key in enumerate(parts.keys):
+            where = f"{shown}#{printable(key)}"
+            if parts.picture_offsets[row] < 0:
+                problems.add(where, "picture-missing", "the sample has no usable picture")
+                continue
+            opened.seek(max(0, parts.caption_offsets[row]))
+            found, findings = parts.captions(row, opened.read(parts.caption_sizes[row]))
+            for f in findings:
+                problems.add(where, f.code, f.reason, fatal=f.fatal and options.need_captions)
+            if found or not options.need_captions:
+                yield Sample(key, found, parts.picture_offsets[row], parts.picture_sizes[row])
+
+
 class Parts:
     """The samples of one shard while it is walked: where each one's picture and caption stand."""
 
-    def __init__(self, image: str | None, caption: str | None, allow_gif_tiff: bool) -> None:
+    def __init__(self, options: TarOptions) -> None:
+        image, caption = options.image_column, options.caption_column
+        self._options = options
         self._image = image.encode().lstrip(b".").lower() if image else None
-        self.caption_column = caption
         wanted = (caption.encode().lstrip(b".").lower(),) if caption else ()
         self._captions = (*wanted, *(c for c in CAPTIONS if c not in wanted))
-        self._pictures = PICTURES | ON_REQUEST if allow_gif_tiff else PICTURES
+        self._pictures = PICTURES | ON_REQUEST if options.allow_gif_tiff else PICTURES
         self.keys: list[bytes] = []
         self._folded: dict[bytes, int] = {}
         self._exact: dict[bytes, int] = {}  # of keys that differ from another one by case only
@@ -252,35 +293,34 @@ class Parts:
         self._caption_kinds.append(127)
         return len(self.keys) - 1
 
-    def captions(self, row: int, raw: bytes, template: str) -> tuple[list[str], list[text.Finding]]:
+    def captions(self, row: int, raw: bytes) -> tuple[list[str], list[text.Finding]]:
         """The captions in the bytes of a sample's caption member."""
-        if self._caption_kinds[row] == 127:
+        kind = self._caption_kinds[row]
+        if kind == 127:
             return [], [text.Finding("caption-missing", "the sample has no .txt or .json", True)]
-        return read_captions(
-            self._captions[self._caption_kinds[row]], raw, self.caption_column, template
-        )
+        return _captions_in(self._captions[kind], raw, self._options)
 
 
-def read_captions(
-    ending: bytes, raw: bytes, caption_column: str | None, template: str
+def _captions_in(
+    ending: bytes, raw: bytes, options: TarOptions
 ) -> tuple[list[str], list[text.Finding]]:
     """The captions of a .txt (one a line), .json (by key) or .cls (a class) member."""
     if ending not in (b"json", b"cls"):
         return text.from_file(raw)
     if ending == b"cls":
         labels, findings = text.from_file(raw)
-        return [text.from_label(label, template) for label in labels], findings
+        return [text.from_label(label, options.template) for label in labels], findings
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
         return [], [text.Finding("caption-missing", "the sample's .json is damaged", True)]
     if isinstance(value, dict):
-        wanted = (caption_column, *CAPTION_COLUMNS)
+        wanted = (options.caption_column, *CAPTION_COLUMNS)
         value = next((value[c] for c in wanted if c is not None and c in value), None)
     return text.from_value(value)
 
 
-def index_shard(file: Path, shown: str, parts: Parts, problems: Problems) -> None:
+def _index(file: Path, shown: str, parts: Parts, problems: Problems) -> None:
     """Walk one shard into `parts`; what is wrong with it goes to `problems`."""
     try:
         with file.open("rb") as opened:
@@ -296,7 +336,7 @@ def index_shard(file: Path, shown: str, parts: Parts, problems: Problems) -> Non
         problems.add(shown, problem.code, str(problem))
 
 
-def _packed(file: Path) -> bool:
+def is_packed(file: Path) -> bool:
     with file.open("rb") as opened:
         head = opened.read(6)
     if head[:3] == b"BZh" or head[:4] == b"\x28\xb5\x2f\xfd" or head == b"\xfd7zXZ\0":
@@ -304,7 +344,7 @@ def _packed(file: Path) -> bool:
     return head[:2] == b"\x1f\x8b"
 
 
-def _unpack(file: Path, shown: str, problems: Problems) -> Path:
+def unpack(file: Path, shown: str, problems: Problems) -> Path:
     """A .tar.gz cannot be read at random: its plain tar, in the folder for temporary files."""
     packed = file.stat().st_size
     descriptor, name = tempfile.mkstemp(prefix="latentdiff-", suffix=".tar")
