@@ -219,7 +219,7 @@ def lines(findings: Findings) -> Iterable[str]:
     left_out = len(findings.left_out)
     kept = len(findings.source) - left_out
     fatal = sum(problem.fatal for problem in findings.source.problems)
-    yield f"\n{kept:,} pictures can be used, each once; {left_out + fatal:,} entries cannot"
+    yield f"\n{kept:,} pictures can be used, each once; {left_out + fatal:,} entries are left out"
 
 
 def _listed(title: str, entries: Sequence[str]) -> Iterable[str]:

@@ -265,8 +265,15 @@ def find_alike(
     alike = tuple(firsts[0][group] for group in duplicates.groups(mine, within))
     if other is None:
         return alike, ()
+    near: dict[int, int] = {}
+    for group in duplicates.groups(sum(map(len, firsts)), pairs):
+        theirs = group[group >= mine] - mine
+        if len(theirs):
+            near.update(dict.fromkeys(firsts[0][group[group < mine]].tolist(), int(theirs[0])))
+    # A direct pair says more than a common group.
     across = pairs[(pairs[:, 0] < mine) & (pairs[:, 1] >= mine)]
-    near = {int(firsts[0][a]): int(firsts[1][b - mine]) for a, b in across[::-1].tolist()}
+    near.update((int(firsts[0][a]), int(b - mine)) for a, b in across[::-1].tolist())
+    near = {row: int(firsts[1][theirs]) for row, theirs in near.items()}
     return alike, _leaks(looked, other, near)
 
 

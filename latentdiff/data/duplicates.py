@@ -32,19 +32,43 @@ def equal_groups(hashes: NDArray[np.void]) -> list[NDArray[np.int64]]:
 def near_pairs(descriptors: fingerprint.Descriptors) -> Pairs:
     """(m, 2) pairs a < b of pictures that look alike; rows are those of `descriptors` (n, CELLS).
 
-    A few of all pairs are missed, most often in groups that other pairs hold together.
+    Of a group that looks alike, as many pairs as hold it together, and perhaps a few more. A few
+    of all groups are missed.
     """
     bits = fingerprint.bits(descriptors)
     coarse = _coarse(descriptors)
+    root = np.arange(len(descriptors))
     found = [np.empty((0, 2), np.int64)]
+    seen = np.empty(0, np.int64)
     for key in _keys(bits):
-        order = np.argsort(key, kind="stable")
-        for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
-            a, b = order[:-step], order[step:]
-            near = np.bitwise_count(bits[a] ^ bits[b]).sum(axis=1) <= _NEAR_BITS
-            a, b = a[near], b[near]
-            found.append(np.stack([np.minimum(a, b), np.maximum(a, b)], axis=1))
-    pairs = np.unique(np.concatenate(found), axis=0)
+        pairs = _neighbours(bits, np.argsort(key, kind="stable"))
+        # What is connected already is not looked at: a thousand copies of one picture cost a few
+        # comparisons each, not a thousand.
+        pairs = pairs[root[pairs[:, 0]] != root[pairs[:, 1]]]
+        codes = pairs[:, 0] * len(descriptors) + pairs[:, 1]
+        fresh = ~np.isin(codes, seen)
+        seen = np.concatenate([seen, codes[fresh]])
+        new = _alike(descriptors, coarse, pairs[fresh])
+        found.append(new)
+        root = _roots(len(root), root[new])[root]
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _neighbours(bits: NDArray[np.uint64], order: NDArray[np.int64]) -> Pairs:
+    """Pairs of rows that stand close in an order and differ in few bits, each once."""
+    found = [np.empty((0, 2), np.int64)]
+    for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
+        a, b = order[:-step], order[step:]
+        near = np.bitwise_count(bits[a] ^ bits[b]).sum(axis=1) <= _NEAR_BITS
+        a, b = a[near], b[near]
+        found.append(np.stack([np.minimum(a, b), np.maximum(a, b)], axis=1))
+    return np.concatenate(found)
+
+
+def _alike(
+    descriptors: fingerprint.Descriptors, coarse: NDArray[np.float32], pairs: Pairs
+) -> Pairs:
+    """The pairs that look alike, after a cheap test and a close one."""
     kept = [np.empty((0, 2), np.int64)]
     for start in range(0, len(pairs), _CHUNK):
         chunk = pairs[start : start + _CHUNK]
@@ -57,17 +81,24 @@ def near_pairs(descriptors: fingerprint.Descriptors) -> Pairs:
 
 def groups(count: int, pairs: Pairs) -> list[NDArray[np.int64]]:
     """Rows 0 … count - 1 that pairs (m, 2) connect, in order of the first row; singles left out."""
+    _, inverse, counts = np.unique(_roots(count, pairs), return_inverse=True, return_counts=True)
+    return _grouped(inverse, counts)
+
+
+def _roots(count: int, pairs: Pairs) -> NDArray[np.int64]:
+    """(count,) the least row that each row is connected with."""
     root = np.arange(count)
-    while True:  # each row takes the least root of its neighbours, then follows it up
+    while len(pairs):  # each row takes the least root of its neighbours, then follows it up
         least = root.copy()
         np.minimum.at(least, pairs[:, 0], root[pairs[:, 1]])
         np.minimum.at(least, pairs[:, 1], root[pairs[:, 0]])
-        least = np.minimum(least, least[least])
+        # A root that was lowered lowers all that hang on it.
+        np.minimum.at(least, root, least)
+        least = least[least]
         if (least == root).all():
             break
         root = least
-    _, inverse, counts = np.unique(root, return_inverse=True, return_counts=True)
-    return _grouped(inverse, counts)
+    return root
 
 
 def _grouped(inverse: NDArray[np.int64], counts: NDArray[np.int64]) -> list[NDArray[np.int64]]:

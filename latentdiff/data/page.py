@@ -76,7 +76,7 @@ svg .fill-4{fill:var(--fourth)}
 margin:.75rem 0}
 .pictures figure{margin:0;min-width:0}
 .pictures img{display:block;width:100%;aspect-ratio:1;object-fit:contain;background:var(--shade);
-border-radius:6px}
+border-radius:6px;outline:1px solid var(--rule);outline-offset:-1px}
 .pictures figcaption{font-size:.75rem;line-height:1.35;color:var(--soft);margin-top:.25rem;
 overflow-wrap:anywhere}
 .pictures figcaption b{color:var(--ink);font-weight:500}
