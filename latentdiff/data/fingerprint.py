@@ -101,6 +101,7 @@ def alike(first: Descriptors, second: Descriptors) -> NDArray[np.bool_]:
 def _fit(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, 5): shift, scale, gain and offset that lead from a to b (n, s, s), and what remains."""
     count, side, _ = a.shape
+    cells = (side - 2) ** 2
     middle = (a + b) / 2  # its gradient serves both ways, so the test is symmetric
     core = middle[:, 1:-1, 1:-1]
     up, down = middle[:, :-2, 1:-1], middle[:, 2:, 1:-1]
@@ -117,11 +118,11 @@ def _fit(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
             np.ones_like(core),
         ],
         axis=-1,
-    ).reshape(count, -1, 6)
-    change = (b - a)[:, 1:-1, 1:-1].reshape(count, -1, 1)
+    ).reshape(count, cells, 6)
+    change = (b - a)[:, 1:-1, 1:-1].reshape(count, cells, 1)
     across = columns.transpose(0, 2, 1)
     # What a plane does not determine (the shift of a blank one) is held at zero.
-    ridge = np.diag(np.asarray([0.05, 0.05, 1, 1, 2.5, 1e-4], np.float32) * change.shape[1])
+    ridge = np.diag(np.asarray([0.05, 0.05, 1, 1, 2.5, 1e-4], np.float32) * cells)
     found = np.linalg.solve(across @ columns + ridge, across @ change)
     remains = _patches((change - columns @ found).reshape(core.shape))
     detail = _patches(core - (up + down + left + right) / 4)

@@ -102,3 +102,4 @@ def test_equal_hashes_are_grouped():
 def test_none_and_one_picture_have_no_pairs(scenes):
     assert duplicates.near_pairs(scenes[:0]).shape == (0, 2)
     assert duplicates.near_pairs(scenes[:1]).shape == (0, 2)
+    assert fingerprint.alike(scenes[:0], scenes[:0]).shape == (0,)
