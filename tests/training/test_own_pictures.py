@@ -1,8 +1,10 @@
 """Fine-tuning on one's own pictures: what is fed, what is skipped, what learns, what is left."""
 
 import dataclasses
+import io
 import json
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -57,7 +59,7 @@ def pictures(tmp_path_factory):
 def config(base, data, run_dir, **changes):
     """A tiny full fine-tuning of `base` on `data`."""
     train = dataclasses.replace(TRAIN, run_dir=run_dir, **changes.pop("train", {}))
-    own = DataConfig(data=str(data), validation_share=0.2, **changes.pop("pictures", {}))
+    own = DataConfig(**{"data": str(data), "validation_share": 0.2, **changes.pop("pictures", {})})
     settings = {"validation_pictures": 4, "validation_pairs": 8, "weighting": "simple"}
     return TextToImageConfig(base=str(base), pictures=own, train=train, **{**settings, **changes})
 
@@ -150,6 +152,14 @@ def test_a_picture_that_breaks_later_is_replaced_and_named(base, tmp_path, worke
     assert result.step == 8
     lines = (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == [f"{broken:02d}.png"]
+
+
+def test_a_broken_picture_alone_in_its_bucket_is_replaced_from_another(base, tmp_path):
+    data = make_pictures(tmp_path / "pictures", sizes=((32, 32),) * 9 + ((48, 24),))
+    task = TextToImageTask(config(base, data, tmp_path / "run", pictures={"validation_share": 0}))
+    (data / "09.png").write_bytes(b"no picture")
+    shapes = {tuple(task.batch(range(k, k + 4))["pictures"].shape[1:3]) for k in range(0, 80, 4)}
+    assert shapes == {(32, 32), (24, 40)}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -263,6 +273,62 @@ def test_long_captions_are_refused_by_name_and_chunked_without_loss(base, tmp_pa
     for k in range(4):
         _, alone = task.module.per_sample(task.batch([k]))
         torch.testing.assert_close(together[k], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def make_shards(folder, count=3, each=8):
+    """Tar shards of plain pictures with .txt captions; a picture's grey tells its number."""
+    folder.mkdir(parents=True)
+    for shard in range(count):
+        with tarfile.open(folder / f"{shard:03d}.tar", "w") as tar:
+            for k in range(each):
+                number = shard * each + k
+                pixels = np.full((32, 32, 3), number * 5, np.uint8)
+                data = io.BytesIO()
+                Image.fromarray(pixels).save(data, "PNG")
+                for name, content in (("png", data.getvalue()), ("txt", b"a cat in the snow")):
+                    member = tarfile.TarInfo(f"{number:04d}.{name}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def test_a_stream_is_a_function_of_the_positions_on_any_process(base, tmp_path, monkeypatch):
+    shards = make_shards(tmp_path / "shards")
+    settings = config(base, shards, tmp_path / "run", pictures={"stream": True})
+    task = TextToImageTask(settings)
+
+    def seen(task, positions):
+        return [int(p[0, 0, 0]) // 5 for p in task.batch(positions)["pictures"]]
+
+    epoch = [number for k in range(0, 24, 4) for number in seen(task, range(k, k + 4))]
+    assert sorted(epoch) == list(range(24))
+    resumed = TextToImageTask(settings)
+    assert seen(resumed, range(20, 24)) == epoch[20:]
+    again = TextToImageTask(settings)
+    assert seen(again, range(8, 12)) == epoch[8:12] and seen(again, range(4, 8)) == epoch[4:8]
+    of_two: list[int] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        half = TextToImageTask(settings)
+        for step in range(6):
+            of_two += seen(half, range(4 * step + 2 * rank, 4 * step + 2 * rank + 2))
+    assert sorted(of_two) == list(range(24))
+
+
+def test_a_stream_trains_and_resumes(base, tmp_path):
+    shards = make_shards(tmp_path / "shards")
+    for name, stops in (("whole", (None,)), ("parts", (2, None))):
+        for k, stop in enumerate(stops):
+            settings = config(
+                base,
+                shards,
+                tmp_path / name,
+                pictures={"stream": True},
+                train={"steps": 5, "stop_at": stop, "resume": k > 0},
+            )
+            run(TextToImageTask(settings), settings.train, settings=settings)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
 
 def test_a_missing_folder_and_contradicting_settings_are_one_line(base, pictures, tmp_path):

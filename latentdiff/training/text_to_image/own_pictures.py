@@ -266,28 +266,26 @@ class OwnPictures:
         return Visits(captions=captions, moments=np.stack(found), contexts=contexts)
 
     def _usable(self, row: int, position: int) -> tuple[int, NDArray[Any]]:
-        """The row and its picture or moments, or another row's of the bucket if it is bad."""
+        """The row and its picture or moments, or another row's if it is bad: one of its bucket,
+        or, uncached, at last any other that is cut to that bucket."""
         u, flip = crop_and_flip(
             self.seed, position, crop=self.pictures.crop, flip=self.pictures.flip
         )
+        bucket = self.plan.bucket(row)
         chosen, attempt = row, 0
         while True:
             try:
                 if self.view is not None:
                     return chosen, self.view.moments(chosen, flip)
-                return chosen, self._cut(chosen, self.plan.bucket(chosen), u=u, flip=flip)
+                image = decode(self.source.read(chosen)).image
+                upscale = self.pictures.upscale or self.plan.bucket(chosen) != bucket
+                return chosen, fit(image, bucket, u=u, flip=flip, upscale=upscale)
             except BadPicture as problem:
                 self.bad.add(self.source.id(chosen), problem)
-            other = self.order.substitute(row, position, attempt)
+            other = self.order.substitute(row, position, attempt, elsewhere=self.view is None)
             if other is None:
-                raise UserError("no picture of a bucket can be read any more; is the disk there?")
+                raise UserError("no picture can be read any more; is the disk still there?")
             chosen, attempt = other, attempt + 1
-
-    def _cut(
-        self, row: int, bucket: Bucket, *, u: tuple[float, float] = (0.5, 0.5), flip: bool = False
-    ) -> NDArray[np.uint8]:
-        image = decode(self.source.read(row)).image
-        return fit(image, bucket, u=u, flip=flip, upscale=self.pictures.upscale)
 
     def trained(self, count: int) -> list[Entry]:
         rows = np.flatnonzero(self.plan.bucket_of >= 0)

@@ -7,7 +7,7 @@ a resumed run fast-forwards to where it was, and workers read the same stream an
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from latentdiff.training.text_to_image.feed import Entry, Visits
 from latentdiff.training.text_to_image.listed import entries_of, forget_bad_samples, open_named
 from latentdiff.training.text_to_image.networks import Networks
 
-Sample = tuple[str, tuple[str, ...], bytes]
 COUNTED = 10_000
 """A stream's length is unknown: the share of bad samples is taken of so many at least."""
 
@@ -66,16 +65,15 @@ class StreamedPictures:
             world_size=self.processes,
             seed=self.seed,
             shuffle_buffer=self.pictures.shuffle_buffer,
+            split=self.pictures.split,
+            caption_template=self.pictures.caption_template,
+            caption_column=self.pictures.caption_column,
+            image_column=self.pictures.image_column,
         )
         forget_bad_samples(run)
         self.bad = BadSamples(
             run / BAD_SAMPLES, total=COUNTED, limit=self.pictures.bad_sample_limit
         )
-        self._samples: Iterator[Sample] | None = None
-        self._next = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_samples": None}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -110,7 +108,7 @@ class StreamedPictures:
             micro_batches=train.gradient_accumulation,
             processes=self.processes,
         )
-        name, captions, data = self._sample(index)
+        name, captions, data = self.stream.sample(index)
         u, _ = crop_and_flip(self.seed, position, crop=self.pictures.crop)
         try:
             picture = self._cut(data, u)
@@ -121,16 +119,6 @@ class StreamedPictures:
 
     def _cut(self, data: bytes, u: tuple[float, float] = (0.5, 0.5)) -> NDArray[np.uint8]:
         return fit(decode(data).image, self.bucket, u=u, upscale=self.pictures.upscale)
-
-    def _sample(self, index: int) -> Sample:
-        """Sample `index` of this process's share, reading on from where it stands if it can."""
-        if self._samples is None or index < self._next:
-            self._samples, self._next = self.stream.samples(index), index
-        for sample in self._samples:
-            self._next += 1
-            if self._next > index:
-                return sample
-        raise UserError(f"the stream {self.pictures.data} has ended: it holds no sample")
 
     def trained(self, count: int) -> list[Entry]:
         entries: list[Entry] = []
