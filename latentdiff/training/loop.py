@@ -194,6 +194,7 @@ def _build(
     if config.resume and state is not None and state.decay_start is not None:
         assert state.decay_end is not None
         recorded = Decay(state.decay_start, state.decay_end)
+        _say_if_it_ends_elsewhere(config, state.begin_step, step, recorded, progress)
     clock = RunClock(
         config,
         began=began,
@@ -242,6 +243,18 @@ def _source(config: TrainConfig, folder: RunFolder, progress: Progress) -> Path 
         progress.say(f"passed over a damaged checkpoint, {skipped}")
     progress.say(f"resuming from {found.path}")
     return found.path
+
+
+def _say_if_it_ends_elsewhere(
+    config: TrainConfig, begin_step: int, step: int, decay: Decay, progress: Progress
+) -> None:
+    """A decay that has begun is not stretched: the rates of its first steps have been used."""
+    wanted = begin_step + (config.steps or 0)
+    if config.steps is not None and step > decay.start and wanted != decay.end:
+        progress.say(
+            f"the decay of the learning rate has begun and ends at step {decay.end}, not {wanted}; "
+            f"to go on from before it, --continue-from the checkpoint of step {decay.start}"
+        )
 
 
 def _claim(

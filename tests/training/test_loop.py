@@ -111,6 +111,62 @@ def test_a_run_learns_and_publishes_its_averaged_weights(tmp_path):
     assert (tmp_path / "config.yaml").is_file()
 
 
+class Watched(RegressorTask):
+    """Notes when it is looked at, and what there was in memory by then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[str] = []
+
+    def batch(self, positions):
+        self.events.append(f"batch {positions[0]}")
+        return super().batch(positions)
+
+    def validate(self, module, step):
+        self.events.append(f"validate {step}")
+        return super().validate(module, step)
+
+    def sheet(self, module, step):
+        self.events.append(f"sheet {step}")
+        return super().sheet(module, step)
+
+
+def test_a_run_is_validated_and_drawn_before_its_first_step_but_not_when_it_resumes(tmp_path):
+    task = Watched()
+    loop.run(task, settings(tmp_path, steps=2, decay_fraction=0.0))
+    assert task.events[:3] == ["validate 0", "sheet 0", "batch 0"]
+    again = Watched()
+    loop.run(again, settings(tmp_path, steps=3, decay_fraction=0.0, resume=True))
+    assert again.events == ["batch 12", "validate 3", "sheet 3"]
+    without = Watched()
+    loop.run(without, settings(tmp_path / "b", steps=1, validate_at_start=False))
+    assert without.events == ["batch 0", "validate 1", "sheet 1"]
+
+
+def test_a_validation_that_fails_fails_before_the_first_step(tmp_path):
+    class Large(Watched):
+        def validate(self, module, step):
+            raise torch.OutOfMemoryError("no room")
+
+    task = Large()
+    with pytest.raises(torch.OutOfMemoryError):
+        loop.run(task, settings(tmp_path))
+    assert task.events == []
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_the_average_is_saved_beside_the_raw_weights_and_resumes_bit_for_bit(tmp_path, every):
+    loop.run(RegressorTask(), settings(tmp_path / "a", ema_every=every, ema_device="cpu"))
+    config = settings(tmp_path / "b", ema_every=every)
+    loop.run(Stopping(at=9 * 6), config)
+    loop.run(RegressorTask(), dataclasses.replace(config, resume=True))
+    made = tensors(tmp_path / "a", 20)
+    assert_same_bits(made, tensors(tmp_path / "b", 20))
+    ema, raw = made[checkpoints.EMA], made[checkpoints.WEIGHTS]
+    assert ema.keys() <= raw.keys()
+    assert all(not torch.equal(ema[name], raw[name]) for name in ema)
+
+
 def test_a_poisoned_batch_stops_the_run_before_anything_changes(tmp_path):
     clean = RegressorTask()
     loop.run(clean, settings(tmp_path / "clean", steps=5, warmup_steps=0, decay_fraction=0.0))
@@ -162,6 +218,15 @@ def test_resume_passes_over_a_damaged_checkpoint_and_says_so(tmp_path, capsys):
     assert "resuming from" in text and "step-00000017" in text
     assert result.step == 20
     assert_same_bits(tensors(tmp_path, 20), whole)
+
+
+def test_more_steps_after_the_decay_has_begun_are_not_made_and_it_says_so(tmp_path, capsys):
+    loop.run(RegressorTask(), settings(tmp_path, steps=4))
+    result = loop.run(RegressorTask(), settings(tmp_path, steps=9, resume=True))
+    assert result.step == 4
+    assert "ends at step 4, not 9; to go on from before it, --continue-from" in (
+        capsys.readouterr().out
+    )
 
 
 def test_another_seed_or_another_task_cannot_resume(tmp_path):

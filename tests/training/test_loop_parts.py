@@ -22,10 +22,23 @@ from latentdiff.training.ema import AveragedWeights
 from latentdiff.training.entry import main_for
 from latentdiff.training.logging import RunLog
 from latentdiff.training.logging import clock as as_clock
-from latentdiff.training.optim import GuardedStep, build_optimizer
-from latentdiff.training.processes import check_world
+from latentdiff.training.optim import (
+    GuardedStep,
+    allocate,
+    build_optimizer,
+    trained_parameters,
+)
+from latentdiff.training.processes import check_world, ema_device
 from latentdiff.training.sampler import Positions, fit_workers
-from latentdiff.training.schedule import Decay, decay_over_last, learning_rate_scale
+from latentdiff.training.schedule import (
+    Decay,
+    decay_over_last,
+    learning_rate,
+    learning_rate_scale,
+    planned_decay,
+)
+
+CPU_DEVICE = torch.device("cpu")
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero():
@@ -37,6 +50,23 @@ def test_the_rate_warms_up_stays_and_falls_to_zero():
     assert learning_rate_scale(85, 10, decay, "linear") == pytest.approx(0.75)
     assert 0 < scale[99] < 0.03 and scale[100] == 0.0
     assert all(b < a for a, b in itertools.pairwise(scale[80:]))
+
+
+def test_a_cosine_falls_from_the_warm_up_to_the_end():
+    config = TrainConfig(lr_schedule="cosine", steps=110, warmup_steps=10, learning_rate=2.0)
+    decay = planned_decay(config, 0)
+    assert decay == Decay(10, 110)
+    rate = [learning_rate(config, step, decay) for step in range(110)]
+    assert rate[0] == pytest.approx(0.2) and rate[10] == 2.0
+    assert rate[60] == pytest.approx(1.0) and rate[35] == pytest.approx(1 + math.sqrt(0.5))
+    assert 0 < rate[109] < 1e-3
+    assert planned_decay(config, 1000) == Decay(1000, 1110)  # a branch has no second warm-up
+
+
+def test_a_constant_rate_stays():
+    config = TrainConfig(lr_schedule="constant", steps=50, warmup_steps=5, learning_rate=2.0)
+    assert planned_decay(config, 0) is None
+    assert {learning_rate(config, step, None) for step in range(5, 50)} == {2.0}
 
 
 def linear_guard(grad_clip: float = 0.0) -> tuple[nn.Linear, torch.optim.AdamW, GuardedStep]:
@@ -112,6 +142,66 @@ def test_averaged_weights_follow_the_recursion_and_share_what_is_frozen():
     module.norm.running_mean.fill_(7.0)
     with averaged.ready() as ready:
         assert ready.norm.running_mean[0] == 7.0
+
+
+def test_averaging_every_third_step_forgets_as_fast_as_every_step():
+    module = nn.Linear(3, 2)
+    each, third = AveragedWeights(module, 0.9), AveragedWeights(module, 0.9, every=3)
+    start = module.weight.detach().clone()
+    with torch.no_grad():
+        module.weight.add_(1.0)  # a step that stays: both draw near at one rate
+    for step in range(1000, 1012):
+        each.update(step + 1)
+        third.update(step + 1)
+    moved = each.parameters["weight"] - start
+    assert torch.allclose(moved, torch.full_like(moved, 1 - 0.9**12), rtol=1e-5)
+    assert torch.allclose(third.parameters["weight"], each.parameters["weight"], rtol=1e-5)
+    before = third.parameters["weight"].clone()
+    third.update(1013)
+    assert torch.equal(before, third.parameters["weight"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
+def test_averaged_weights_lie_on_the_cpu_and_come_to_the_gpu_for_use():
+    module = Regressor().cuda()
+    averaged = AveragedWeights(module, 0.0, device=CPU_DEVICE)
+    averaged.update(1)
+    assert all(p.device.type == "cpu" for p in averaged.parameters.values())
+    with averaged.ready() as ready:
+        assert {p.device.type for p in ready.parameters()} == {"cuda"}
+        assert torch.equal(ready.last.weight, module.last.weight)
+        assert ready.fixed.weight is module.fixed.weight
+    assert all(p.device.type == "cpu" for p in averaged.parameters.values())
+    assert module.fixed.weight.device.type == "cuda"
+
+
+def test_an_odd_place_for_the_average_is_refused():
+    here = SimpleNamespace(sharded=False, device=CPU_DEVICE)
+    place = lambda name: ema_device(TrainConfig(ema_device=name), here)  # noqa: E731
+    assert place("auto") is None and place("cpu") == CPU_DEVICE
+    assert ema_device(TrainConfig(), SimpleNamespace(sharded=True)) == CPU_DEVICE
+    with pytest.raises(UserError, match="ema_device is disk, expected auto, cpu or cuda:1"):
+        place("disk")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="ema_device is cuda:1, but torch finds no CUDA"):
+            place("cuda:1")
+
+
+def test_moments_are_there_before_the_first_step_and_are_zero():
+    module = Regressor()
+    optimizer = build_optimizer(module, learning_rate=0.1, weight_decay=0.1, betas=(0.9, 0.99))
+    before = [p.detach().clone() for p in module.parameters()]
+    allocate(optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+    assert all(p.grad is None for p in module.parameters())
+    for parameter in trained_parameters(module).values():
+        assert set(optimizer.state[parameter]) == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(not value.any() for value in optimizer.state[parameter].values())
+
+
+def test_trained_weights_that_are_not_float32_are_an_error():
+    with pytest.raises(AssertionError, match=r"gain is torch\.float16"):
+        build_optimizer(Regressor().half(), learning_rate=1.0, weight_decay=0.0, betas=(0.9, 0.9))
 
 
 @pytest.mark.parametrize(("processes", "micro"), [(1, 1), (2, 1), (1, 4), (2, 2)])
@@ -200,6 +290,10 @@ def test_processes_that_disagree_with_the_launcher_are_refused():
         ({"init_from": "a", "decay_from": "b"}, "exclude each other"),
         ({"init_from": "a", "resume": True}, "give one"),
         ({"max_minutes": -1.0}, "max_minutes"),
+        ({"timeout_minutes": 0.0}, "timeout_minutes"),
+        ({"ema_every": 0}, "ema_every is 0"),
+        ({"lr_schedule": "cosine", "max_minutes": 5.0}, "lr_schedule cosine needs steps"),
+        ({"lr_schedule": "constant", "decay_from": "a"}, "decay_from is a decay of wsd's"),
         ({"compile": "reduce-overhead", "gradient_accumulation": 2}, "CUDA graphs"),
     ],
 )

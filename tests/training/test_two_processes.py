@@ -164,12 +164,12 @@ def test_what_is_not_finite_in_one_process_stops_both_and_is_kept(tmp_path):
     assert kept.report["passes"][0]["first"]["module"] == "poison"
 
 
-def fsdp() -> None:
+def fsdp(classes: Sequence[str] = ("Conv2d",)) -> None:
     """In this process, FSDP as its config asks for it; on a CPU accelerate has none to give."""
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True
     )
-    plugin.transformer_cls_names_to_wrap = ["Conv2d"]
+    plugin.transformer_cls_names_to_wrap = list(classes)
     Processes.sharded = property(lambda self: True)
     AcceleratorState.fsdp_plugin = plugin
 
@@ -270,3 +270,53 @@ def test_a_world_that_is_not_the_launchers_is_refused(monkeypatch):
     monkeypatch.setattr(processes, "Accelerator", lambda **_: alone)
     with pytest.raises(UserError, match=r"started 2 processes .* in a group of 1"):
         processes.start(BASE)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The text-to-image task on tiny scenes."""
+    from latentdiff.training import clip, text_to_image, vae
+
+    root = tmp_path_factory.mktemp("parts")
+    for name, task in (
+        ("vae", vae.VaeTask(vae.PRESETS["tiny"])),
+        ("clip", clip.ClipTask(clip.PRESETS["tiny"])),
+    ):
+        (root / name).mkdir()
+        task.export(task.module, root / name)
+
+    def train(run_dir: Path) -> torch.nn.Module:
+        loop_settings = settings(run_dir, batch_size=4, learning_rate=1e-3)
+        config = dataclasses.replace(
+            text_to_image.PRESETS["tiny"],
+            vae=root / "vae",
+            clip=root / "clip",
+            validation_pictures=2,
+            train=loop_settings,
+        )
+        made = text_to_image.TextToImageTask(config)
+        loop.run(made, loop_settings, settings=config)
+        return made.module
+
+    return train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["DDP", "FSDP2"])
+def test_a_unet_learns_the_same_in_two_processes(tiny, tmp_path, how):
+    def train(_: int) -> None:
+        if how == "FSDP2":
+            fsdp(["BasicTransformerBlock", "ResnetBlock2D"])
+        module = tiny(tmp_path / "two")
+        if how == "FSDP2":
+            mine = sum(p.to_local().numel() for p in module.parameters())
+            whole = sum(p.numel() for p in module.parameters())
+            assert mine == pytest.approx(whole / 2, rel=0.01)
+
+    together(train, tmp_path / "log")
+    tiny(tmp_path / "one")
+    one, two = stored(tmp_path / "one"), stored(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        if not name.startswith(checkpoints.OPTIMIZER):
+            assert float((value - two[name]).norm() / value.norm().clamp(min=1e-12)) < 1e-4, name
