@@ -25,6 +25,7 @@ from typing import Any
 
 from latentdiff.errors import UserError
 from latentdiff.training.config import TrainConfig
+from latentdiff.training.launch import config_path
 from latentdiff.training.logging import clock
 from latentdiff.training.processes import cores
 from latentdiff.training.text_to_image.config import TextToImageConfig
@@ -87,12 +88,14 @@ def take_flags(argv: Sequence[str]) -> tuple[list[str], int] | None:
 
 
 def launch_line(processes: int) -> list[str]:
-    """What starts the script on so many processes of this machine."""
+    """What starts the script on so many processes of this machine, by the configs that ship."""
     if processes == 1:
         return [sys.executable, "-m", SCRIPT]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    launch += ["--num_processes", str(processes), "--num_machines", "1"]
-    return [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", SCRIPT]
+    import torch
+
+    shipped = config_path("gpu8" if torch.cuda.is_available() else "cpu2")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(shipped)]
+    return [*launch, "--num_processes", str(processes), "-m", SCRIPT]
 
 
 def rehearse(argv: Sequence[str], config: TextToImageConfig, processes: int) -> int:
@@ -167,24 +170,12 @@ def _plural(processes: int) -> str:
     return "1 process" if processes == 1 else f"{processes} processes"
 
 
-def _environment(command: Sequence[str]) -> dict[str, str]:
-    environment = dict(os.environ)
-    if "--multi_gpu" in command:
-        import torch
-
-        if not torch.cuda.is_available():
-            # Without it each CPU process believes that it is alone.
-            environment["ACCELERATE_USE_CPU"] = "true"
-    return environment
-
-
 def _start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as out:
         return subprocess.Popen(
             list(command),
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=_environment(command),
             start_new_session=True,
         )
 
