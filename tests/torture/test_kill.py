@@ -112,7 +112,7 @@ def assert_complete(victim: Victim, untouched: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_killed_two_hundred_times_it_ends_with_the_same_bits(
-    place, parts, untouched, capsys, share
+    place, parts, untouched, record_property, share
 ):
     draw = random.Random(share)
     began, span = time.monotonic(), 1.0
@@ -149,5 +149,5 @@ def test_killed_two_hundred_times_it_ends_with_the_same_bits(
     count["runs"] += 1
     assert list(victim.folder.rglob(".tmp-*")) == []
     assert count["in a write"] >= KILLS // SHARES // 10
-    with capsys.disabled():
-        print(f"\nshare {share}: {dict(count)}, {time.monotonic() - began:.0f} s")
+    took = time.monotonic() - began
+    record_property(f"share {share}", f"{dict(count)}, {took:.0f} s")
