@@ -234,12 +234,13 @@ def _sizes(looked: Looked) -> Html | None:
         zip(looked.width[looked.ok].tolist(), looked.height[looked.ok].tolist(), strict=True)
     )
     common = [(f"{w}×{h}", f"{n:,}", f"{n / len(width):.1%}") for (w, h), n in sizes.most_common(8)]
+    sizes_note = f"{len(sizes):,} different sizes" if len(sizes) > 1 else f"all {common[0][0]}"
     kinds = ", ".join(f"{n:,} {name}" for name, n in looked.formats.most_common())
     return page.section(
         "Sizes",
         page.charts([chart for chart in drawn if chart is not None]),
         page.table(("most common size", "pictures", "share"), common, numeric=(1, 2)),
-        note=f"{len(sizes):,} different sizes; {kinds}.",
+        note=f"{sizes_note}; {kinds}.",
     )
 
 

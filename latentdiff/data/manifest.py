@@ -34,21 +34,18 @@ def refuse_place(path: Path, source: object) -> None:
         raise UserError(f"{path} is there already, and nothing is written over; name another file")
     if path.suffix != ".jsonl":
         raise UserError(f"the manifest {path} must end in .jsonl to be opened as a data set")
-    if len(source) and not _above(path, source.path(0)):
+    folder = _folder(source)
+    if not folder.resolve().is_relative_to(path.parent.resolve()):
         raise UserError(
             f"{path} must stand in the pictures' folder or above it, because file names in a "
-            f"manifest are relative to its own folder; try {_folder(source) / path.name}"
+            f"manifest are relative to its own folder; try {folder / path.name}"
         )
 
 
-def _above(manifest: Path, picture: Path) -> bool:
-    return picture.is_relative_to(manifest.parent.resolve())
-
-
 def _folder(source: InFiles) -> Path:
-    """The folder that the user gave, or the one of its first picture."""
-    given = Path(getattr(source, "name", ""))
-    return given if given.is_dir() else source.path(0).parent
+    """The folder below which all pictures of a source stand: the one that the user gave."""
+    given = Path(getattr(source, "name", "")).expanduser()
+    return given if given.is_dir() else given.parent
 
 
 def write_manifest(path: Path, findings: Findings) -> int:

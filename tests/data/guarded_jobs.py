@@ -18,3 +18,10 @@ def job(data: bytes) -> bytes:
     if data == b"pid":
         return str(os.getpid()).encode()
     return data[::-1]
+
+
+def stuck_look(data: bytes) -> bytes:
+    """`look`, by a decoder that hangs on one file and dies of another."""
+    from latentdiff.data.look import look
+
+    return job(data) if data in (b"hang", b"die") else look(data)
