@@ -31,8 +31,8 @@ class BuildConfig:
     """The cache's folder; one that is there already gets what it lacks."""
     model: str = "snowglobe"
     """Whose autoencoder and text encoder: snowglobe, a diffusers folder, or a hub id."""
-    split: str = "train"
-    """Split of a hub data set."""
+    split: str | None = None
+    """Split of a hub data set (train if not named), or subfolder."""
     image_column: str | None = None
     """Column of the pictures in parquet files and hub data sets; found by itself if it can be."""
     caption_column: str | None = None

@@ -17,8 +17,9 @@ from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
 from latentdiff.training import encode_cache
 from latentdiff.training.text_to_image.config import DataConfig
+from latentdiff.training.text_to_image.listed import open_named
 from latentdiff.training.text_to_image.networks import Networks
-from latentdiff.training.text_to_image.own_pictures import buckets_of, open_named
+from latentdiff.training.text_to_image.own_pictures import buckets_of
 
 SHOWN = 10
 """Bad pictures that are named; all are counted."""
@@ -77,6 +78,7 @@ def run(options: BuildConfig) -> int:
         workers=options.workers,
         show=show,
         say=say,
+        about=size_of(data, networks),
     )
     _report(source, view)
     moments, contexts = cache.store(MOMENTS), cache.store(CONTEXTS)
@@ -126,6 +128,13 @@ def _check_captions(source: Source, networks: Networks, captions: CaptionConfig)
         report.refuse_long()
     for line in report.lines():
         say(line)
+
+
+def size_of(data: DataConfig, networks: Networks) -> dict[str, str]:
+    """What tells the uses of one data set at several sizes apart."""
+    side = data.resolution or networks.size
+    shape = f"aspect up to {data.max_aspect:g}" if data.buckets else "square"
+    return {"size": f"{side} px, {shape}"}
 
 
 def _device(name: str) -> torch.device:

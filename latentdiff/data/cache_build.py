@@ -145,8 +145,8 @@ def build(
     team = team or Team()
     if team.rank == 0:
         store.remove_temporaries()
-    distinct = first_of_each(keys)
-    missing = distinct[store.find(keys[distinct]) < 0]
+    missing = np.flatnonzero(store.find(keys) < 0)
+    missing = missing[first_of_each(keys[missing])]
     mine = missing[team.mine(keys[missing])]
     # Sources are read in order within a group: files, row groups and shards are opened once.
     groups = np.zeros(len(mine), np.int64) if group is None else np.asarray(group)[mine]

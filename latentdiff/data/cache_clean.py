@@ -76,7 +76,7 @@ def _collect(store: Store, wanted: Keys, dry_run: bool, shard_bytes: int) -> Cle
     live[entries[entries >= 0]] = True
     starts = np.cumsum([0, *(len(s.index) for s in store.shards)])
     parts = [live[a:b] for a, b in pairwise(starts)]
-    sizes = [int(s.index.counts.sum()) * s.dtype.itemsize for s in store.shards]
+    sizes = [shard.bytes for shard in store.shards]
     small = [k for k, size in enumerate(sizes) if size < SMALL_SHARD_BYTES and parts[k].any()]
     small = small if len(small) > 1 else []
     moved = [k for k, part in enumerate(parts) if not part.all() or k in small]

@@ -84,12 +84,21 @@ def words(keys: Keys) -> NDArray[np.uint64]:
     return np.ascontiguousarray(keys).view("<u8")
 
 
+def sort_order(pairs: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """A stable order that sorts keys, given as (n, 2) words."""
+    found = np.argsort(pairs[:, 0], kind="stable")
+    high, low = pairs[found, 0], pairs[found, 1]
+    if ((high[1:] == high[:-1]) & (low[1:] < low[:-1])).any():
+        # Two keys that agree in their first half: it takes a sort by both, three times slower.
+        return np.lexsort((pairs[:, 1], pairs[:, 0]))
+    return found
+
+
 def first_of_each(keys: Keys) -> NDArray[np.int64]:
     """Places of the first occurrence of every distinct key, ascending."""
     pairs = words(keys)
-    # lexsort is stable: among equal keys the first place comes first.
-    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-    ordered = pairs[order]
-    new = np.ones(len(order), bool)
+    found = sort_order(pairs)
+    ordered = pairs[found]
+    new = np.ones(len(found), bool)
     new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    return np.sort(order[new])
+    return np.sort(found[new])

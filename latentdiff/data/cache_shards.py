@@ -69,17 +69,22 @@ class Index:
 
 @dataclass(frozen=True)
 class Shard:
-    """An opened shard: its index in memory, its values on disk from `offset` on."""
+    """An opened shard: its index in memory, its `total` values on disk from `offset` on."""
 
     path: Path
     dtype: np.dtype
     index: Index
     offset: int
+    total: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of values."""
+        return self.total * self.dtype.itemsize
 
     def map(self) -> NDArray:
         """All values, memory-mapped, (total,)."""
-        total = int(self.index.counts.sum())
-        return np.memmap(self.path, self.dtype, "r", self.offset, (total,))
+        return np.memmap(self.path, self.dtype, "r", self.offset, (self.total,))
 
 
 def write_shard(
@@ -175,7 +180,7 @@ def open_shard(path: Path, kind: str) -> Shard:
         shapes=np.frombuffer(parts[2], "<i4").reshape(n, DIMENSIONS),
         crc32=np.frombuffer(parts[3], "<u4"),
     )
-    return Shard(path=path, dtype=_DTYPES[dtype], index=index, offset=offset)
+    return Shard(path=path, dtype=_DTYPES[dtype], index=index, offset=offset, total=total)
 
 
 def _parse(path: Path, text: bytes, kind: str) -> tuple[int, int, str, str]:

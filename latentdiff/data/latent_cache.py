@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdiff import files
-from latentdiff.data.cache_keys import Keys, words
+from latentdiff.data.cache_keys import Keys, sort_order, words
 from latentdiff.data.cache_shards import (
     FORMAT,
     SUFFIX,
@@ -43,7 +43,7 @@ from latentdiff.errors import UserError
 
 MARK, LOCK = "cache.json", ".lock"
 MOMENTS, CONTEXTS, CONTENTS = KINDS = ("moments", "contexts", "contents")
-OPEN_MAPS = 128
+OPEN_MAPS = 256
 """Shards kept mapped at a time; each costs a file descriptor."""
 LEFT_SECONDS = 3600
 """A temporary file of this age belongs to nobody: writing a shard takes seconds."""
@@ -78,7 +78,7 @@ class Store:
     @property
     def bytes(self) -> int:
         """Bytes of values."""
-        return sum(int(s.index.counts.sum()) * s.dtype.itemsize for s in self.shards)
+        return sum(shard.bytes for shard in self.shards)
 
     def refresh(self) -> None:
         """Open the shards that came since; those already open keep their entry numbers."""
@@ -111,7 +111,7 @@ class Store:
         self._firsts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         pairs = [words(shard.index.keys) for shard in self.shards]
         merged = np.concatenate(pairs) if pairs else np.empty((0, 2), np.uint64)
-        self._order = np.lexsort((merged[:, 1], merged[:, 0]))
+        self._order = sort_order(merged)
         self._high = merged[self._order, 0]
         self._low = merged[self._order, 1]
 
@@ -119,18 +119,18 @@ class Store:
         """Entry numbers (n,) of keys (n, 16); -1 where there is none."""
         wanted = words(keys)
         found = np.full(len(wanted), -1, np.int64)
-        place = np.searchsorted(self._high, wanted[:, 0])
-        rows = np.arange(len(wanted))
+        # In their order, keys are looked up in neighbouring memory: twenty times faster.
+        rows = np.argsort(wanted[:, 0])
+        place = np.searchsorted(self._high, wanted[rows, 0])
         # More than one turn only where two keys agree in their first 64 bits.
         while len(rows):
-            inside = place[rows] < len(self._high)
-            rows = rows[inside]
-            at = place[rows]
-            same = self._high[at] == wanted[rows, 0]
-            hit = same & (self._low[at] == wanted[rows, 1])
-            found[rows[hit]] = self._order[at[hit]]
-            rows = rows[same & ~hit]
-            place[rows] += 1
+            inside = place < len(self._high)
+            rows, place = rows[inside], place[inside]
+            same = self._high[place] == wanted[rows, 0]
+            hit = same & (self._low[place] == wanted[rows, 1])
+            found[rows[hit]] = self._order[place[hit]]
+            again = same & ~hit
+            rows, place = rows[again], place[again] + 1
         return found
 
     def locate(self, entry: int) -> tuple[int, int]:
@@ -148,17 +148,19 @@ class Store:
         """Values (n, d) of entries that all have the shape (d,); not checked one by one."""
         if not len(entries):
             return np.empty((0, 0), np.uint8)
-        shards = np.searchsorted(self._firsts, entries, "right") - 1
+        order = np.argsort(entries, kind="stable")
+        ordered = entries[order]
+        cuts = np.searchsorted(ordered, self._firsts)
         out: Array | None = None
-        for k in np.unique(shards):
+        for k in np.flatnonzero(np.diff(cuts)).tolist():
             index = self.shards[k].index
             width = int(index.shapes[0, 0])
             assert (index.shapes == [width, 0, 0]).all(), self.shards[k].path
-            here = shards == k
-            values = self._mapped(int(k)).reshape(-1, width)
+            values = self._mapped(k).reshape(-1, width)
             if out is None:
                 out = np.empty((len(entries), width), values.dtype)
-            out[here] = values[entries[here] - self._firsts[k]]
+            here = slice(cuts[k], cuts[k + 1])
+            out[order[here]] = values[ordered[here] - self._firsts[k]]
         assert out is not None
         return out
 

@@ -208,6 +208,7 @@ def ensure_cache(
     workers: int = 4,
     show: Show | None = None,
     say: Callable[[str], None] = lambda line: None,
+    about: Mapping[str, str] | None = None,
 ) -> CacheView:
     """Make the cache hold all that a training on `source` reads, and open it.
 
@@ -215,7 +216,8 @@ def ensure_cache(
     `buckets.assign`. flip: the mirrored pictures too. upscale: as in the plan. texts: which
     contexts to cache; None caches none. With texts, the context of "" is always there.
     batch_size: pictures at once; by default so many as make a million pixels (four on CUDA).
-    say: is handed a line for each damaged shard that was dropped.
+    say: is handed a line for each damaged shard that was dropped. about: what else tells this use
+    of the cache from others, such as the resolution; data, model and transform are in it.
     Raises UserError for non-finite values, a disk that is too small, failing processes.
     """
     team = team or Team()
@@ -233,6 +235,7 @@ def ensure_cache(
     keys = [_picture_keys(contents, plan, rows, mirrored, vae_id) for mirrored in flips]
     wanted = {MOMENTS: np.concatenate(keys), CONTENTS: contents.keys}
     about = {
+        **(about or {}),
         "data": source.name,
         "pictures": f"{picture_transform()}{', flipped too' if flip else ''}",
         "autoencoder": f"{vae_id[:12]} {encoders.precision}",
@@ -370,8 +373,8 @@ def _build_contexts(
     team: Team,
     progress: Progress | None,
 ) -> None:
-    distinct = first_of_each(keys)
-    missing = distinct[store.find(keys[distinct]) < 0]
+    missing = np.flatnonzero(store.find(keys) < 0)
+    missing = missing[first_of_each(keys[missing])]
     # Only the missing are held in memory; a million captions would not be small.
     left: list[str] = []
     if len(missing):
