@@ -191,7 +191,8 @@ class GuardedStep:
             self.optimizer.step()
         elif float(leave_out) == 0.0:  # a kernel without a guard: the host has to ask
             if divisor is not None:
-                torch._foreach_div_([p.grad for p in self.parameters], divisor)
+                grads = [p.grad for p in self.parameters if p.grad is not None]
+                torch._foreach_div_(grads, divisor)
             self.optimizer.step()
 
     def trouble(self) -> Trouble | None:

@@ -70,9 +70,9 @@ def restore(
     """Put a checkpoint back, strictly: a missing, extra or misshapen tensor is a UserError."""
     copy_strict(checkpoint.weights, weights(module), "weights")
     copy_strict(checkpoint.ema, averaged.parameters, "averaged weights")
-    slots = {key.partition(".")[0] for key in checkpoint.optimizer}
-    if slots and ("exp_avg" in slots) != isinstance(optimizer, torch.optim.AdamW):
-        kind = "adamw" if "exp_avg" in slots else "adamw8bit"
+    kinds = {key.partition(".")[0] for key in checkpoint.optimizer}
+    if kinds and ("exp_avg" in kinds) != isinstance(optimizer, torch.optim.AdamW):
+        kind = "adamw" if "exp_avg" in kinds else "adamw8bit"
         raise UserError(f"the checkpoint's moments are those of --optimizer {kind}; go on with it")
     scale = {k: v for k, v in checkpoint.optimizer.items() if k.partition(".")[0] == _SCALE}
     if loss_scale is not None:  # else the precision has changed, and with it the need of a scale

@@ -135,6 +135,15 @@ def test_the_signal_of_one_process_stops_both_at_the_same_step(tmp_path):
     assert_close(stored(tmp_path / "one"), stored(tmp_path / "two"))
 
 
+def test_processes_wait_for_one_another_as_long_as_they_are_told(tmp_path):
+    def begin(_: int) -> None:
+        processes.start(dataclasses.replace(BASE, timeout_minutes=7))
+        group = torch.distributed.distributed_c10d._get_default_group()
+        print(group._get_backend(torch.device("cpu")).options._timeout)
+
+    assert together(begin, tmp_path) == ["0:07:00\n"] * 2
+
+
 def test_processes_whose_weights_have_come_apart_save_nothing(tmp_path):
     class Apart(RegressorTask):
         def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
