@@ -120,7 +120,10 @@ def line_chart(
         parts += _mark(at_x(place), name, top, bottom, line=k % 3)
     for curve in curves:
         parts += _curve(curve, at_x, at_y, high)
-    x_ticks = [t for t in nice_ticks(first, last, 4) if first <= t <= last]
+    x_ticks = nice_ticks(first, last, 4)
+    if all(float(x).is_integer() for x, _, _ in points):
+        # There is no step 2.5.
+        x_ticks = [t for t in x_ticks if t.is_integer()]
     for tick in x_ticks:
         x = at_x(tick)
         anchor = "end" if x > right - 14 else "middle"
@@ -185,15 +188,12 @@ def _mark(x: float, name: str, top: float, bottom: float, *, line: int) -> list[
 def _curve(curve: Curve, at_x: _Place, at_y: _Place, high: float) -> list[Html]:
     if curve.error is not None:
         return _error_bars(curve, at_x, at_y)
-    path: list[str] = []
-    for run in _runs(*thin(curve.x, curve.y)):
-        inside = _below(run, high)
-        path += [f"{'L' if pen else 'M'}{at_x(x):.1f} {at_y(y):.1f}" for x, y, pen in inside]
-    if len(path) == 1:
-        # A single point has no length to be stroked.
-        path.append("h.01")
+    drawn = [p for run in _runs(*thin(curve.x, curve.y)) for p in _below(run, high)]
+    if len(drawn) == 1:
+        return [_dot(at_x(drawn[0][0]), at_y(drawn[0][1]), curve.style)]
+    path = [f"{'L' if joined else 'M'}{at_x(x):.1f} {at_y(y):.1f}" for x, y, joined in drawn]
     style = f"line-{curve.style}" + (" faint" if curve.faint else "")
-    return [element("path", d="".join(path), class_=style, stroke_linecap="round")]
+    return [element("path", d="".join(path), class_=style)]
 
 
 def _runs(x: Sequence[float], y: Sequence[float]) -> Iterator[list[tuple[float, float]]]:
@@ -239,14 +239,10 @@ def _error_bars(curve: Curve, at_x: _Place, at_y: _Place) -> list[Html]:
         if half:
             path = f"M{place(x):.1f} {at_y(y - half):.1f}V{at_y(y + half):.1f}"
             parts.append(element("path", d=path, class_=f"line-{curve.style}"))
-        parts.append(
-            element(
-                "circle",
-                element("title", said),
-                cx=f"{place(x):.1f}",
-                cy=f"{at_y(y):.1f}",
-                r="2.6",
-                class_=f"fill-{curve.style}",
-            )
-        )
+        parts.append(_dot(place(x), at_y(y), curve.style, said))
     return parts
+
+
+def _dot(x: float, y: float, style: int, said: str = "") -> Html:
+    title = (element("title", said),) if said else ()
+    return element("circle", *title, cx=f"{x:.1f}", cy=f"{y:.1f}", r="2.6", class_=f"fill-{style}")

@@ -44,7 +44,7 @@ def describe() -> dict[str, str]:
         found["GPU"] = gpu
     for name in _VARIABLES:
         if name in os.environ:
-            found[name] = os.environ[name]
+            found[name] = os.environ[name] or '""'
     return found
 
 

@@ -107,7 +107,7 @@ def _summary(history: RunHistory) -> Html:
     if change is not None and len(history.validated) > 1:
         tiles.append(("held-out change", f"{change.difference:+.4f} ± {change.standard_error:.4f}"))
     best = _best_step(history)
-    if best is not None:
+    if best is not None and len(history.validated) > 1:
         tiles.append(("best step", f"{best:,}"))
     if history.bad_counts:
         tiles.append(("bad samples", f"{sum(history.bad_counts.values()):,}"))
@@ -193,17 +193,18 @@ def _validation(history: RunHistory) -> Html | None:
     return page.section(
         "Validation",
         page.element("p", _conclusion(history, last)),
-        page.charts(charts),
+        page.charts(charts) if len(history.validated) > 1 else "",
         page.element("h3", f"At step {last.step:,}, against step {last.since:,}"),
         page.table(headers, body, numeric=(2, 3, 5, 6, 7)),
         note="Change of the loss since the first validation, on the same pictures with the same "
-        "timesteps and noise; below zero is better. Bars are 95 % intervals, clustered by picture.",
+        "timesteps and noise; below zero is better. Bars are 95 % intervals, clustered by picture. "
+        "n.s.: not significant.",
     )
 
 
 def _verdict(row: Difference) -> Html:
     if not row.significant:
-        return page.element("span", "not significant", class_="note")
+        return page.element("span", "n.s.", class_="note")
     better = row.difference < 0
     return page.element("span", "lower" if better else "higher", class_="good" if better else "bad")
 

@@ -65,6 +65,17 @@ def test_any_values_give_a_drawing(y: list[float]) -> None:
     assert "nan" not in text and "inf" not in text
 
 
+def test_steps_are_marked_at_whole_numbers_only() -> None:
+    root = chart(Curve(x=range(11), y=[0.0] * 11))
+    below = [e.text for e in root.iter("text") if e.attrib["y"] == "181.0"]
+    assert below == ["0", "5", "10"]
+
+
+def test_a_single_point_is_a_dot() -> None:
+    root = chart(Curve(x=[20], y=[3.0]))
+    assert len(list(root.iter("circle"))) == 1 and not paths(root, "line-1")
+
+
 def test_names_are_escaped() -> None:
     text = line_chart(
         [Curve(x=[0], y=[1], name="<b>"), Curve(x=[0], y=[2], name="&")],
