@@ -1,7 +1,8 @@
 """SIGTERM and Ctrl-C ask a run to save and stop; asking twice stops it at once.
 
-An update is always finished, since a checkpoint lies between two of them. Validating and drawing
-change nothing that is saved, so they are cut short: the machine may leave only half a minute.
+The machine may leave only half a minute. So validating and drawing, which change nothing that is
+saved, are cut short at once, and an update that does not end within some seconds is given up: the
+checkpoint is then that of the step before.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ class StopSignals:
     def __init__(self) -> None:
         self.caught = 0
         self._may_cut = False
+        self._grace = 0.0
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._handle)
+            self._old[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._cut)
             self._entered.append(self)
         return self
 
@@ -39,10 +42,18 @@ class StopSignals:
         if self.caught:
             raise KeyboardInterrupt
         self.caught = number
+        if self._grace:
+            signal.setitimer(signal.ITIMER_REAL, self._grace)
+        else:
+            self._cut(number, None)
+
+    def _cut(self, number: int, _: FrameType | None) -> None:
         if self._may_cut:
             raise _CutShortError
 
     def __exit__(self, *_: object) -> None:
+        if self._old:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
         for number, handler in self._old.items():
             with contextlib.suppress(ValueError):
                 signal.signal(number, handler)
@@ -50,10 +61,11 @@ class StopSignals:
             self._entered.remove(self)
 
 
-def until_stopped(work: Callable[[], object]) -> bool:
+def until_stopped(work: Callable[[], object], *, grace: float = 0.0) -> bool:
     """Do work that a stop signal may cut short anywhere; whether it was done to its end.
 
-    Once a signal was caught it is not even begun. Outside of `StopSignals` it is just done.
+    `grace` is for how many seconds it may still go on after the signal. Once a signal was caught
+    the work is not even begun. Outside of `StopSignals` it is just done.
     """
     if not StopSignals._entered:
         work()
@@ -61,12 +73,14 @@ def until_stopped(work: Callable[[], object]) -> bool:
     signals = StopSignals._entered[-1]
     try:
         try:
+            signals._grace = grace
             signals._may_cut = True
             if signals.caught:
                 return False
             work()
         finally:
             signals._may_cut = False
+            signals._grace = 0.0
     except _CutShortError:
         return False
     return True

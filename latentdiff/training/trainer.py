@@ -33,6 +33,8 @@ from latentdiff.training.task import Batch, Task
 
 Stopped = Literal["finished", "time", "interrupted", "paused"]
 _GO, _SAVE, _INTERRUPTED, _TIME, _PAUSED = 0, 1, 2, 3, 4
+_GRACE = 10.0
+"""Seconds in which an update may still end once a stop signal has come; a machine may give 30."""
 _STOPS: dict[int, Stopped] = {_INTERRUPTED: "interrupted", _TIME: "time", _PAUSED: "paused"}
 
 
@@ -98,7 +100,8 @@ class Trainer:
                 if self.clock.end is not None and self.step >= self.clock.end:
                     break
             self._keep_before_decay()
-            self._update()
+            if not self._update():
+                continue  # to the signal
             if on_cpu:
                 self._stop_if_not_finite()
             self._between()
@@ -110,13 +113,35 @@ class Trainer:
         self._save()
         return stopped
 
-    def _update(self) -> None:
+    def _update(self) -> bool:
+        """One optimizer step; False when a stop signal cut it short, and then nothing changed."""
         step, config = self.step, self.config
         seed_modules(config.seed, step, self.processes.rank)
+        loss_sum = torch.zeros((), device=self.processes.device)
+        if self.processes.count > 1:
+            self._accumulate(loss_sum)
+            torch.distributed.all_reduce(loss_sum)
+            loss_sum /= self.processes.count
+        else:
+            before = [(buffer, buffer.clone()) for buffer in self.task.module.buffers()]
+            if not until_stopped(lambda: self._accumulate(loss_sum), grace=_GRACE):
+                for buffer, value in before:
+                    buffer.copy_(value)
+                return False
+        norm = self.guard(loss_sum, step, learning_rate(config, step, self.clock.decay))
+        self.step += 1
+        self.averaged.update(self.step)
+        self._add({"loss": loss_sum, "grad_norm": norm}, config.gradient_accumulation)
+        self._summed += config.gradient_accumulation
+        self.clock.tick(self.step)
+        return True
+
+    def _accumulate(self, loss_sum: Tensor) -> None:
+        """Gradients of all micro-batches; their mean loss is added to `loss_sum`."""
+        config = self.config
         if config.compile == "reduce-overhead":
             mark_step_begin: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
             mark_step_begin()
-        loss_sum = torch.zeros((), device=self.processes.device)
         for micro in range(config.gradient_accumulation):
             batch = to_device(
                 next(self.stream), self.processes.device, channels_last=config.channels_last
@@ -131,15 +156,6 @@ class Trainer:
                 (loss * scale / config.gradient_accumulation).backward()
             loss_sum += loss.detach().float() / config.gradient_accumulation
             self._add({k: v for k, v in outputs.items() if k != "loss"})
-        if self.processes.count > 1:
-            torch.distributed.all_reduce(loss_sum)
-            loss_sum /= self.processes.count
-        norm = self.guard(loss_sum, step, learning_rate(config, step, self.clock.decay))
-        self.step += 1
-        self.averaged.update(self.step)
-        self._add({"loss": loss_sum, "grad_norm": norm}, config.gradient_accumulation)
-        self._summed += config.gradient_accumulation
-        self.clock.tick(self.step)
 
     def _add(self, values: dict[str, Tensor], times: int = 1) -> None:
         """Sum metrics on the device; the host reads them when it logs."""
