@@ -192,8 +192,8 @@ def lines(findings: Findings) -> Iterable[str]:
     by_kind: defaultdict[tuple[bool, str], list[str]] = defaultdict(list)
     for problem in findings.problems:
         by_kind[not problem.fatal, problem.code].append(f"{problem.where}: {problem.reason}")
-    for (mended, code), found in sorted(by_kind.items(), key=lambda e: (e[0][0], -len(e[1]))):
-        yield from _listed(f"{'mended' if mended else 'left out'}, {code}", found)
+    for (noted, code), found in sorted(by_kind.items(), key=lambda e: (e[0][0], -len(e[1]))):
+        yield from _listed(f"{'noted' if noted else 'left out'}, {code}", found)
     name = findings.source.id
     yield from _listed(
         "copies (equal pixels)", [" = ".join(_short(name, g)) for g in findings.copies]

@@ -98,7 +98,8 @@ class Findings:
             yield Problem(self.source.id(row), "caption-missing", "it has no caption")
         for row in self.too_small:
             width, height = self.looked.sizes[row]
-            reason = f"{width}×{height} px, below what the model needs; --upscale enlarges it"
+            least = self.plan.multiple if self.plan is not None else 1
+            reason = f"{width}×{height} px; the model needs {least} or more each way, or --upscale"
             yield Problem(self.source.id(row), "too-small", reason)
 
     @property

@@ -98,7 +98,7 @@ def _facts(findings: Findings, problems: Sequence[Problem]) -> Html:
         ("pictures listed", f"{count:,}"),
         ("usable, each once", f"{kept:,}"),
         ("cannot be used", _signal(fatal, "bad")),
-        ("mended", f"{len(problems) - fatal:,}"),
+        ("noted", f"{len(problems) - fatal:,}"),
         ("groups of copies", _signal(len(findings.copies), "warn")),
         ("groups alike", _signal(len(findings.alike), "warn")),
     ]
@@ -118,7 +118,7 @@ def _problems(problems: Sequence[Problem]) -> Html:
     if not problems:
         return page.section("Problems", page.element("p", "None.", class_="good"))
     parts = []
-    for fatal, title in ((True, "Left out"), (False, "Mended")):
+    for fatal, title in ((True, "Left out"), (False, "Noted")):
         found = [problem for problem in problems if problem.fatal is fatal]
         if found:
             parts += [page.element("h3", f"{title}: {len(found):,}"), *_by_code(found)]

@@ -1,8 +1,10 @@
 """`data check` names what is wrong with each sample, and what samples share."""
 
 import io
+import os
 from pathlib import Path
 
+import bad_input
 import numpy as np
 import pytest
 from few_pictures import FewPictures, cropped, encoded, problem, reencoded, scene
@@ -13,6 +15,8 @@ from latentdiff.data import look
 from latentdiff.data.buckets import assign, make_buckets
 from latentdiff.data.check import check, look_at, shared_captions, thumbnails
 from latentdiff.data.records import BadPicture
+from latentdiff.data.sources import open_source
+from latentdiff.data.sources.packed import printable
 
 PNG = encoded(scene(0))
 
@@ -49,7 +53,7 @@ def test_a_picture_that_hangs_or_kills_its_decoder_is_named_and_the_rest_go_on(m
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setattr(look, "LOOK", "guarded_jobs:stuck_look")
     source = FewPictures(rows_of([PNG, b"hang", b"die", encoded(scene(1))]))
-    looked = look_at(source, workers=1, seconds=5.0)
+    looked = look_at(source, workers=1, seconds=3.0)
     assert looked.ok.tolist() == [True, False, False, True]
     assert codes(looked) == [(1, "1.png", "time", True), (2, "2.png", "crashed", True)]
 
@@ -199,3 +203,32 @@ def test_pixels_are_hashed_with_their_shape():
     one, other = (look.read_answer(look.look(encoded(image))) for image in (tall, wide))
     assert one.pixels != other.pixels
     assert look.read_answer(look.look(encoded(wide, "BMP"))).pixels == other.pixels
+
+
+def test_every_bad_picture_there_is_gets_its_verdict_in_one_pass(tmp_path):
+    """At most 5 s and 512 MB for each, by the limits that the workers stand under."""
+    bad_input.bad_pictures(tmp_path / "bad")
+    source = open_source(tmp_path / "bad", need_captions=False)
+    looked = look_at(source, workers=2, seconds=5.0)
+    said: dict[str, list[tuple[str, bool]]] = {source.id(row): [] for row in range(len(source))}
+    for _, p in looked.problems:
+        said[p.where].append((p.code, p.fatal))
+    usable = {source.id(row) for row in np.flatnonzero(looked.ok)}
+    expected = {
+        printable(
+            os.fsencode(name)
+            if not name.startswith("cut-")
+            else f"{name}.{name.split('-')[1].lower()}"
+        ): e
+        for name, e in bad_input.PICTURES.items()
+        if e.listed and not (name == "unreadable.png" and os.getuid() == 0)
+    }
+    assert set(expected) <= set(said)
+    for name, verdict in expected.items():
+        if verdict.code is not None:
+            assert said[name] == [(verdict.code, True)], name
+            assert name not in usable
+        else:
+            assert name in usable
+            assert verdict.note is None or (verdict.note, False) in said[name], name
+            assert not any(fatal for _, fatal in said[name]), name

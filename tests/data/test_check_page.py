@@ -77,7 +77,7 @@ def test_the_page_tells_every_finding(result):
         "pictures listed": "16",
         "usable, each once": "13",
         "cannot be used": "2",
-        "mended": "0",
+        "noted": "0",
         "groups of copies": "1",
         "groups alike": "1",
         "validation pictures": "1",
