@@ -194,12 +194,17 @@ def _validation(history: RunHistory) -> Html | None:
         "Validation",
         page.element("p", _conclusion(history, last)),
         page.charts(charts) if len(history.validated) > 1 else "",
-        page.element("h3", f"At step {last.step:,}, against step {last.since:,}"),
+        page.element("h3", _against(last)),
         page.table(headers, body, numeric=(2, 3, 5, 6, 7)),
         note="Change of the loss since the first validation, on the same pictures with the same "
         "timesteps and noise; below zero is better. Bars are 95 % intervals, clustered by picture. "
         "n.s.: not significant.",
     )
+
+
+def _against(record: Stored) -> str:
+    said = f"At step {record.step:,}"
+    return said if record.since == record.step else f"{said}, against step {record.since:,}"
 
 
 def _verdict(row: Difference) -> Html:
