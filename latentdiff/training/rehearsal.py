@@ -11,9 +11,9 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -207,15 +207,24 @@ def _kill_at(command: Sequence[str], log: Path, run: Path, step: int) -> None:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """SIGKILL to a process and all below it: a launcher's workers have sessions of their own."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(process.pid)
+        family = [launcher, *launcher.children(recursive=True)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family[1:], timeout=30)
     process.wait()
 
 
 def _failed(command: Sequence[str], log: Path, code: int) -> None:
     lines = log.read_text("utf-8", "replace").strip().splitlines()
-    errors = [line for line in lines if "error:" in line or "Error" in line] or lines
-    last = errors[-1] if errors else "it said nothing"
+    ours = [line for line in lines if ": error: " in line]
+    errors = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception)\b", line)]
+    last = next(iter(ours or errors[:1] or lines[-1:]), "it said nothing")
     raise UserError(
         f"the rehearsal failed (exit code {code}): {last}. All it said: {log}; "
         f"the command: {shlex.join(command)}"
