@@ -146,7 +146,6 @@ def _inject(part: str, network: nn.Module, pattern: str, config: LoraConfig) -> 
         target_modules=chosen,
         bias="none",
     )
-    network.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):  # peft's own initial draws are replaced
         peft.inject_adapter_in_model(settings, network, adapter_name=ADAPTER)
     wrapped = [name for name, _ in _wrappers(network)]

@@ -63,7 +63,7 @@ def test_the_weights_are_the_base_plus_every_scaled_change(tmp_path: Path) -> No
     assert len(changed) == len(first.keys() | second.keys())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_what_is_taken_out_leaves_every_bit_as_it_was(dtype: torch.dtype, tmp_path: Path) -> None:
     one, two = two_files(tmp_path)
     bundle = loras.copy_of(tiny.tiny())
