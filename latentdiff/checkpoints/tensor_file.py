@@ -76,4 +76,4 @@ def write_tensors(
         for _, tensor in _ordered(tensors):
             data = tensor.detach().cpu().contiguous().reshape(-1)
             if data.numel():
-                file.write(memoryview(data.view(torch.uint8).numpy()))
+                file.write(data.view(torch.uint8).numpy().data)
