@@ -72,7 +72,7 @@ class Options:
     """Where to draw; auto takes the accelerator when there is one."""
     label_column: str | None = None
     """Column of the class in parquet files; default: label, class or category."""
-    visits: int = 200_000
+    visits: int = 160_000
     """Pictures that the classifier sees in training, repeats included: some two minutes on two
     cores."""
     json: Path | None = None

@@ -27,7 +27,7 @@ from latentdiff.training.schedule import Decay, learning_rate_scale
 class ClassifierConfig:
     """How the classifier is trained; the time depends on `visits`, not on how many pictures."""
 
-    visits: int = 200_000
+    visits: int = 160_000
     """Pictures seen in all, repeats included."""
     batch_size: int = 125
     learning_rate: float = 0.06
