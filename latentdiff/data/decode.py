@@ -35,11 +35,12 @@ from latentdiff.data import containers
 from latentdiff.data.records import BadPicture
 from latentdiff.data.regular import MAX_BYTES, FileView, open_regular
 
-# Decoded, a picture stands in memory up to three times (four bytes a pixel each); WebP's decoder
-# holds two more canvases of its own. A baseline JPEG of up to four times the limit is decoded at
-# half its size, which its transform gives exactly.
+# A picture stands in memory twice, at four bytes a pixel: as decoded, and as converted or turned.
+# WebP's decoder holds two more canvases of its own. A baseline JPEG of up to four times the limit
+# is decoded at half its size, which its transform gives exactly.
 MAX_PIXELS = 40_000_000
 MAX_PIXELS_WEBP = 24_000_000
+_STRIP = 1_000_000  # pixels that are converted at a time
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 _OPEN: dict[str, Callable[[Any], ImageFile.ImageFile]] = {
@@ -161,6 +162,8 @@ def _format(head: bytes, allow_gif_tiff: bool) -> str:
 
 
 def _damaged(kind: str, error: Exception) -> BadPicture:
+    if isinstance(error, Image.DecompressionBombError):
+        return BadPicture("too-large", f"the {kind} claims more pixels than can be decoded")
     words = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
     if "truncated" in words.lower():
         return BadPicture("truncated", f"the {kind} is cut off: {words}")
@@ -212,6 +215,7 @@ def _decode(data: bytes, kind: str, max_pixels: int | None, notes: list[str]) ->
         profile = image.info.get("icc_profile")
     image.load()
     upright = _to_srgb(image, profile, chunks.depth if chunks else 8, notes)
+    del image, chunks  # before the turned copy is made
     if turned in _UPRIGHT:
         upright = upright.transpose(_UPRIGHT[turned])
     upright.info = {}
@@ -261,60 +265,73 @@ def _known(orientation: Any, notes: list[str]) -> int:
 def _to_srgb(
     image: Image.Image, profile: bytes | None, depth: int, notes: list[str]
 ) -> Image.Image:
-    """Any mode -> RGB, 8 bit, sRGB; transparency over white."""
-    image = _to_8_bit(image, depth, notes)
+    """Any mode -> RGB, 8 bit, sRGB; transparency over white. By strips, to spare memory."""
+    if depth == 16:
+        notes.append("depth: 16 bit scaled to 8")
+        if isinstance(image.info.get("transparency"), tuple):  # of 16-bit colours, read as 8
+            image.info["transparency"] = tuple(v >> 8 for v in image.info["transparency"])
+    if image.mode == "RGB" and not profile and "transparency" not in image.info:
+        return image
+    if image.mode == "CMYK" and not profile:
+        notes.append("cmyk: converted without a profile")
+    width, height = image.size
+    whole = Image.new("RGB", image.size)
+    # Adobe's CMYK stands inverted, and the reader inverts every CMYK; a plain one has no Adobe
+    # marker and means what it says (libjpeg's "libjpeg.txt", on CMYK).
+    invert = image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info
+    faintest, strongest = 255, 0
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        strip = ImageChops.invert(strip) if invert else _to_8_bit(strip)
+        strip, alpha = _split_alpha(strip)
+        if profile:
+            strip = _from_profile(strip, profile, notes)
+        if strip.mode not in ("RGB", "L", "CMYK", "YCbCr", "HSV"):
+            raise BadPicture("mode", f"pixels of kind {strip.mode!r} are not read; convert to PNG")
+        strip = strip.convert("RGB")
+        if alpha is not None:
+            low, high = alpha.getextrema()
+            faintest, strongest = min(faintest, low), max(strongest, high)
+            white = Image.new("RGB", strip.size, (255, 255, 255))
+            white.paste(strip, mask=alpha)
+            strip = white
+        else:
+            strongest = 255
+        whole.paste(strip, (0, top))
+    if strongest == 0:
+        notes.append("blank: fully transparent, white is left")
+    elif faintest < 255:
+        notes.append("transparent: laid on white")
+    return whole
+
+
+def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """(colours, transparency) of a picture that may have the latter; palettes are resolved."""
     alpha = None
     if image.mode in ("LA", "RGBA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
-        if alpha.getextrema()[0] == 255:
-            alpha = None
-    if image.mode in ("1", "LA"):
-        image = image.convert("L")
-    elif image.mode in ("P", "RGBA", "RGBX"):
-        image = image.convert("RGB")
-    elif image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
-        # Adobe's CMYK stands inverted, and the reader inverts every CMYK; a plain one has no
-        # Adobe marker and means what it says (libjpeg, "libjpeg.txt", section on CMYK).
-        image = ImageChops.invert(image)
-    if profile:
-        image = _from_profile(image, profile, notes)
-    if image.mode not in ("RGB", "L", "CMYK", "YCbCr", "HSV"):
-        raise BadPicture("mode", f"pixels of kind {image.mode!r} are not read; convert it to PNG")
-    if image.mode == "CMYK":
-        notes.append("cmyk: converted without a profile")
-    image = image.convert("RGB") if image.mode != "RGB" else image
-    if alpha is not None:
-        blank = alpha.getextrema()[1] == 0
-        white = Image.new("RGB", image.size, (255, 255, 255))
-        white.paste(image, mask=alpha)
-        notes.append(
-            "blank: fully transparent, white is left" if blank else "transparent: laid on white"
-        )
-        return white
-    return image
+    if image.mode == "1":
+        return image.convert("L"), alpha
+    if image.mode in ("P", "RGBA", "RGBX"):
+        return image.convert("RGB"), alpha
+    return image, alpha
 
 
-def _to_8_bit(image: Image.Image, depth: int, notes: list[str]) -> Image.Image:
-    """16-bit grey scaled to 8 (the library would clip it); other modes as they are."""
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8, which the library would clip; other modes as they are."""
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadPicture("mode", "32-bit samples are not read; convert it to 8 or 16 bit")
+    scaled = Image.fromarray(np.frombuffer(_HIGH, np.uint8)[values])
     transparent = image.info.get("transparency")
-    if depth == 16 and isinstance(transparent, tuple):
-        image.info["transparency"] = tuple(v >> 8 for v in transparent)
-    if depth == 16 and not image.mode.startswith("I"):
-        notes.append("depth: 16 bit scaled to 8")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        if values.size and (values.min() < 0 or values.max() > 65535):
-            raise BadPicture("mode", "32-bit samples are not read; convert it to 8 or 16 bit")
-        grey = np.frombuffer(_HIGH, np.uint8)[values]
-        notes.append("depth: 16 bit scaled to 8")
-        scaled = Image.fromarray(grey)
-        if isinstance(transparent, int):
-            scaled = Image.merge(
-                "LA", (scaled, Image.fromarray(np.where(values == transparent, 0, 255).astype("B")))
-            )
-        return scaled
-    return image
+    if isinstance(transparent, int):
+        alpha = np.where(values == transparent, 0, 255).astype(np.uint8)
+        scaled = Image.merge("LA", (scaled, Image.fromarray(alpha)))
+    return scaled
 
 
 @functools.lru_cache(maxsize=16)

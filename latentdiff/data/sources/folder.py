@@ -113,6 +113,7 @@ def from_metadata(
     sidecars say something else and `captions_from` does not settle it."""
     problems = listing.problems
     rows: dict[bytes, int] = {}
+    named: set[bytes] = set()  # by rows that cannot be used
     captions = CaptionsBuilder()
     total, first_missing = 0, ""
     files = _Files(os.path.dirname(os.path.realpath(os.fsencode(table.path))))
@@ -128,6 +129,7 @@ def from_metadata(
         found, findings = text.from_value(entry.caption)
         _report(problems, where, findings, need_captions)
         if not found and need_captions:
+            named.add(path)
             continue
         if path in rows:
             reason = "named twice: its captions were put together"
@@ -142,7 +144,8 @@ def from_metadata(
     if captions_from is None:
         _refuse_disagreement(name, listing, table.path.name, prefix, packed, built)
     for path in listing.pictures:
-        if path.startswith(prefix) and path[len(prefix) :] not in rows:
+        within = path[len(prefix) :]
+        if path.startswith(prefix) and within not in rows and within not in named:
             reason = f"no usable row of {table.path.name} names it"
             problems.add(printable(path), "caption-missing", reason)
     columns = " and ".join(sorted(table.columns)) or "no captions"

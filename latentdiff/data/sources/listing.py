@@ -61,7 +61,7 @@ def walk(root: str | os.PathLike[str], *, allow_gif_tiff: bool = False) -> Listi
                     if entry.name.startswith(b".") or entry.name == b"__MACOSX":
                         continue
                     path = folder + entry.name
-                    if _folder(entry, path, found):
+                    if _folder(entry, path):
                         if depth < _MAX_DEPTH:
                             found.folders.append(path)
                             stack.append((path + b"/", depth + 1))
@@ -77,19 +77,13 @@ def walk(root: str | os.PathLike[str], *, allow_gif_tiff: bool = False) -> Listi
     return found
 
 
-def _folder(entry: os.DirEntry[bytes], path: bytes, found: Listing) -> bool:
-    """Whether to go down into it."""
+def _folder(entry: os.DirEntry[bytes], path: bytes) -> bool:
+    """Whether to go down into it: not into links, nor where a picture is expected."""
     try:
-        if entry.is_symlink():
-            return False
-        if not entry.is_dir(follow_symlinks=False):
-            return False
+        is_folder = entry.is_dir(follow_symlinks=False)
     except OSError:
         return False
-    if _extension(path) in PICTURES:
-        found.problems.add(printable(path), "not-a-file", "a folder, not a file")
-        return False
-    return True
+    return is_folder and _extension(path) not in PICTURES
 
 
 def _extension(path: bytes) -> bytes:

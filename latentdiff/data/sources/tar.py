@@ -6,7 +6,6 @@ WebDataset has it. So a run resumes exactly, and every shuffle is a full one.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import tempfile
@@ -16,6 +15,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -345,32 +345,59 @@ def is_packed(file: Path) -> bool:
 
 
 def unpack(file: Path, shown: str, problems: Problems) -> Path:
-    """A .tar.gz cannot be read at random: its plain tar, in the folder for temporary files."""
-    packed = file.stat().st_size
+    """A .tar.gz cannot be read at random: its plain tar, in the folder for temporary files. What
+    stands before any damage is kept."""
     descriptor, name = tempfile.mkstemp(prefix="latentdiff-", suffix=".tar")
-    total = 0
     try:
-        with os.fdopen(descriptor, "wb") as target, gzip.open(file) as opened:
-            while part := opened.read(1 << 20):
-                total += len(part)
-                if total > 64 << 20 and total > _MAX_RATIO * packed:
-                    reason = f"{packed:,} bytes unpack to more than {_MAX_RATIO} times as many"
-                    problems.add(shown, "ratio", reason)
-                    target.truncate(0)
-                    break
-                if total > _MAX_UNPACKED:
-                    raise UserError(f"{file} is too large to be read packed; gunzip it first")
-                target.write(part)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        code = "truncated" if isinstance(error, EOFError) else "checksum"
-        problems.add(shown, code, f"the gzip stream is damaged ({error})")
+        with os.fdopen(descriptor, "wb") as target, file.open("rb") as packed:
+            damage = _gunzip(packed, target, file.stat().st_size)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
         raise UserError(f"{file} cannot be unpacked to {name} ({error.strerror})") from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    if damage is not None:
+        problems.add(shown, *damage)
     return Path(name)
+
+
+def _gunzip(packed: IO[bytes], target: IO[bytes], size: int) -> tuple[str, str] | None:
+    """Unpack a gzip file of `size` bytes; (code, reason) when it is damaged or a bomb."""
+    stream, total = zlib.decompressobj(31), 0
+    while rest := packed.read(1 << 16):
+        while rest:
+            if stream.eof:  # several gzip streams in a row are one file; zeros may follow
+                rest = rest.lstrip(b"\0")
+                stream = zlib.decompressobj(31)
+                continue
+            before = stream.copy()
+            try:
+                part = stream.decompress(rest, 1 << 20)
+            except zlib.error as error:
+                target.write(_before_the_error(before, rest))
+                return "checksum", f"the gzip stream is damaged ({error})"
+            total += target.write(part)
+            if total > 64 << 20 and total > _MAX_RATIO * size:
+                return "ratio", f"{size:,} bytes unpack to more than {_MAX_RATIO} times as many"
+            if total > _MAX_UNPACKED:
+                raise UserError(f"{packed.name} is too large to be read packed; gunzip it first")
+            rest = stream.unused_data if stream.eof else stream.unconsumed_tail
+    if not stream.eof:
+        target.write(stream.flush())
+        return "truncated", "the gzip stream is cut off"
+    return None
+
+
+def _before_the_error(stream: zlib._Decompress, rest: bytes) -> bytes:
+    """What a stream gives byte by byte until it fails."""
+    found = bytearray()
+    try:
+        for byte in rest:
+            found += stream.decompress(bytes([byte]))
+    except zlib.error:
+        pass
+    return bytes(found)
 
 
 def _remove(file: str, owner: int) -> None:
