@@ -8,8 +8,10 @@ problems or refused, never ignored in silence.
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -316,13 +318,13 @@ def _wrong_layout(name: str, listing: Listing) -> UserError:
         guess = f"{text} is named like no picture; {stem}.txt would be read"
     elif any(e in (".caption", ".cap", ".tags") for e in listing.others):
         guess = "the captions' files must end in .txt"
+    line = json.dumps({"file_name": first, "text": "a photo of my dog"}, ensure_ascii=False)
     return UserError(
         f"{name} holds {len(listing.pictures):,} pictures without captions; expected "
         f"metadata.jsonl, .txt sidecars, or a folder for each class. Nearest guess: {guess}. "
         "Write one caption for each picture, either way:\n"
-        f"  echo 'a photo of my dog' > '{name}/{stem}.txt'\n"
-        f"""  echo '{{"file_name": "{first}", "text": "a photo of my dog"}}' """
-        f">> '{name}/metadata.jsonl'"
+        f"  echo 'a photo of my dog' > {shlex.quote(f'{name}/{stem}.txt')}\n"
+        f"  echo {shlex.quote(line)} >> {shlex.quote(f'{name}/metadata.jsonl')}"
     )
 
 
