@@ -147,12 +147,22 @@ def test_problems_are_those_of_the_list_of_decoding_and_of_captions(found):
 
 
 def test_a_chain_of_likeness_to_validation_is_a_leak():
-    steps = [scene(3), *(cropped(scene(3), left=k) for k in (1, 2, 3))]
+    steps = [scene(3).point(lambda v, add=add: v // 2 + add) for add in (0, 18, 36, 54)]
     images = [encoded(image) for image in steps]
+    alone = check(FewPictures(rows_of([images[0], images[3]])), workers=1)
+    assert alone.alike == ()
     result = check(
         FewPictures(rows_of(images[1:])), validation=FewPictures(rows_of(images[:1])), workers=1
     )
     assert [(k.row, k.how) for k in result.leaks] == [(0, "look"), (1, "look"), (2, "look")]
+
+
+def test_copies_alone_and_leaks_alone_are_not_clean_but_likeness_is():
+    one, other = encoded(scene(0)), encoded(scene(1))
+    assert not check(FewPictures(rows_of([one, one])), workers=1).clean
+    validation = FewPictures(rows_of([other]))
+    assert not check(FewPictures(rows_of([one, other])), validation=validation, workers=1).clean
+    assert check(FewPictures(rows_of([one, encoded(reencoded(scene(0)))])), workers=1).clean
 
 
 def test_different_pictures_are_clean():
