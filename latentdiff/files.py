@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -112,11 +113,12 @@ def _too_full(path: Path, size: int) -> UserError:
     return UserError(f"{said}, so a quota or the number of files is the limit; make room")
 
 
-def _explain(path: Path, error: OSError, size: int) -> UserError:
+def _explain(path: Path, error: Exception, number: int, size: int) -> UserError:
     """What to tell the user; call it once the temporary is gone."""
-    if error.errno in _FULL:
+    if number in _FULL:
         return _too_full(path, size)
-    return UserError(f"cannot write {path} ({error.strerror or error}); choose another place")
+    why = os.strerror(number) if number else error
+    return UserError(f"cannot write {path} ({why}); choose another place")
 
 
 def _size(path: Path) -> int:
@@ -139,12 +141,23 @@ def _published(
         raise _too_full(target, size)
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        number = _error_number(error)
+        if number is None:
+            raise
         size = max(size, _size(temporary))
         remove(temporary)
-        raise _explain(target, error, size) from error
+        raise _explain(target, error, number, size) from error
     finally:
         remove(temporary)
+
+
+def _error_number(error: Exception) -> int | None:
+    """The system's number of an error; libraries in Rust (safetensors) give it in words only."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told.group(1)) if told and not isinstance(error, UserError) else None
 
 
 def _remove_file(path: Path) -> None:

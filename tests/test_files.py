@@ -111,6 +111,34 @@ def test_two_writers_of_one_file_have_two_temporaries(tmp_path: Path) -> None:
         assert target.read_text() == "1"  # the outer one was published last
 
 
+def test_a_full_disk_that_only_a_library_saw_is_told_the_same_way(tmp_path: Path) -> None:
+    from safetensors import SafetensorError
+
+    words = "Error while serializing: I/O error: No space left on device (os error 28)"
+    for publish in (files.publish_folder, files.atomic_path):
+        with pytest.raises(UserError, match="the disk is full"), publish(tmp_path / "out"):
+            raise SafetensorError(words)
+    with pytest.raises(SafetensorError), files.publish_folder(tmp_path / "out"):
+        raise SafetensorError("invalid header")
+    assert os.listdir(tmp_path) == []
+
+
+def test_all_of_a_folder_is_synced_before_it_is_seen(tmp_path: Path, monkeypatch) -> None:
+    synced, real = [], os.fsync
+
+    def watched(descriptor: int) -> None:
+        if not (tmp_path / "out").exists():
+            synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    with files.publish_folder(tmp_path / "out") as folder:
+        (folder / "below").mkdir()
+        (folder / "below" / "by a library").write_text("x")
+    assert {"below", "by a library"} <= set(synced)
+    assert synced[-1].startswith(".tmp-out-")  # the folder itself comes last
+
+
 def test_a_new_file_is_never_written_over(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     with pytest.raises(FileExistsError), files.new_file(tmp_path / "a"):
