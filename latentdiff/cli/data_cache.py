@@ -39,6 +39,8 @@ class BuildConfig:
     """Column or key of the captions: text, caption or prompt if not named."""
     caption_template: str = "a photo of a {label}"
     """Caption of a picture that only has a label, such as its folder's name."""
+    captions_from: Literal["metadata", "sidecars"] | None = None
+    """Which captions hold where a metadata file and .txt files disagree."""
     resolution: int | None = None
     """Side in pixels of a square bucket. None: the model's own."""
     buckets: bool = True

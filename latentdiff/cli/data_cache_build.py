@@ -96,6 +96,7 @@ def _data_config(options: BuildConfig) -> DataConfig:
         image_column=options.image_column,
         caption_column=options.caption_column,
         caption_template=options.caption_template,
+        captions_from=options.captions_from,
         resolution=options.resolution,
         buckets=options.buckets,
         max_aspect=options.max_aspect,

@@ -215,6 +215,10 @@ def test_identities_change_with_what_decides_values_and_with_nothing_else():
     assert vae_identity(settings, "float32") != base
     words = text_identity(encoder, tokenizer, "error")
     text.tokenize(tokenizer, ["a cat"])  # leaves its cut and padding behind in the tokenizer
+    fresh = copy.deepcopy(tokenizer)
+    fresh.backend_tokenizer.no_truncation()
+    fresh.backend_tokenizer.no_padding()
+    assert text_identity(encoder, fresh, "error") == words
     assert text_identity(encoder, tokenizer, "truncate") == words
     assert text_identity(encoder, tokenizer, "chunk") != words
     shorter = copy.deepcopy(tokenizer)
@@ -301,6 +305,7 @@ def asked_twice(rank, port, queue):
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    time.sleep(0.3 * rank)  # the other has called twice by now
     teams = [team_of_processes() for _ in range(2)]
     queue.put((rank, [(team.rank, team.world_size, team.token) for team in teams]))
     time.sleep(0.5)  # the first process is the others' server
