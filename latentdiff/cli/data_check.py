@@ -29,7 +29,7 @@ NAMED = 10
 
 DESCRIPTION = """\
 Look at every picture and every caption before a training does. Each picture is decoded in a
-process of its own kind, so one that hangs, swells or crashes the decoder is named and the rest go
+separate process, so one that hangs, swells or crashes the decoder is named and the rest go
 on. Found are: what cannot be read and why, what was mended, copies, near-duplicates, pictures that
 training and validation share, captions that are missing or too long, and how the pictures fall
 into buckets. The pictures are never touched.

@@ -1,7 +1,7 @@
 """`latentdiff COMMAND …`: finds the subcommand, turns errors into one line and an exit code.
 
-Exit codes: 0 done, 1 a broken invariant (with its traceback), 2 the user's mistake,
-130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a check that found something, or a broken invariant (with its traceback),
+2 the user's mistake, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations

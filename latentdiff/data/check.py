@@ -236,6 +236,7 @@ def look_at(
         for note in seen.notes:
             code, _, words = note.partition(": ")
             failed(row, code, words or code, fatal=False)
+    progress(done)  # the last rows may have been unreadable
     known = {row for row, problem in problems if problem.code == "blank"}
     for row in np.flatnonzero(ok & (fingerprint.contrast(descriptors) < _BLANK)).tolist():
         if row not in known:

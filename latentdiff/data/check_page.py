@@ -24,8 +24,15 @@ TOGETHER = 30
 
 Thumbnails = Callable[[Source, Sequence[int]], dict[int, bytes]]
 
-_RATIOS = ((0.25, "1:4"), (0.5, "1:2"), (2 / 3, "2:3"), (1.0, "1:1"), (1.5, "3:2"), (2.0, "2:1"))
-_RATIOS += ((4.0, "4:1"),)
+_RATIOS = (
+    (0.25, "1:4"),
+    (0.5, "1:2"),
+    (2 / 3, "2:3"),
+    (1.0, "1:1"),
+    (1.5, "3:2"),
+    (2.0, "2:1"),
+    (4.0, "4:1"),
+)
 
 
 def check_page(findings: Findings, thumbnails: Thumbnails, *, command: str = "") -> str:

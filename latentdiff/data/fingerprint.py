@@ -18,7 +18,7 @@ BITS = 256
 
 # What `alike` allows of the luma plane: shift in cells, change of scale, of gain, offset and what
 # remains in 8-bit steps. In chroma only the last two count: it is often too flat for the others.
-# Measured on 32 px photographs and 128 px drawn scenes, docs/data.md: copies by re-encoding, by a
+# Measured on 32 px photographs and 128 px drawn scenes: copies by re-encoding, by a
 # crop of one pixel and by resizing stay below, different pictures of one subject above.
 _LUMA_LIMITS = np.asarray([1.0, 0.2, 0.3, 24.0, 11.0], np.float32)
 _CHROMA_LIMITS = np.asarray([np.inf, np.inf, np.inf, 24.0, 10.0], np.float32)
@@ -124,7 +124,7 @@ def _fit(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     # What a plane does not determine (the shift of a blank one) is held at zero.
     ridge = np.diag(np.asarray([0.05, 0.05, 1, 1, 2.5, 1e-4], np.float32) * cells)
     found = np.linalg.solve(across @ columns + ridge, across @ change)
-    remains = _patches((change - columns @ found).reshape(core.shape))
+    remains = _patches((change - columns @ found).astype(np.float32).reshape(core.shape))
     detail = _patches(core - (up + down + left + right) / 4)
     worst = (remains - _DETAIL * detail).max(axis=(1, 2))
     size = np.abs(found[:, :, 0])

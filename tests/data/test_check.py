@@ -35,8 +35,12 @@ def codes(looked):
 def test_every_picture_is_decoded_and_every_bad_one_named_with_its_row():
     gone = BadPicture("missing", "the file is not there")
     wide = encoded(Image.effect_noise((90, 50), 60).convert("RGB"), "JPEG")
-    source = FewPictures(rows_of([PNG, b"", PNG[: len(PNG) // 2], gone, wide, b"<html>"]))
-    looked = look_at(source, workers=2)
+    half = PNG[: len(PNG) // 2]
+    source = FewPictures(rows_of([PNG, b"", half, gone, wide, b"<html>"]))
+    done = []
+    looked = look_at(source, workers=2, progress=done.append)
+    assert done == sorted(done)
+    assert done[-1] == 6
     assert looked.ok.tolist() == [True, False, False, False, True, False]
     assert looked.sizes[[0, 4]].tolist() == [[64, 64], [90, 50]]
     assert looked.size[4] == len(wide)
