@@ -2,8 +2,8 @@
 
 Cache keys need the hash of a picture's bytes, buckets its size; both would mean to read a whole
 data set at every start. `Source.stamp` changes when the bytes may have changed, so a file is read
-again only then. The memory is trusted as far as stamps are: an edit that keeps a file's size and
-puts its time stamp back is seen only with `reread`.
+again only then. A file's stamp holds its size and both of its times, of content and of status, and
+the latter is the kernel's to set; a disk that has no such times is what `reread` is for.
 """
 
 from __future__ import annotations

@@ -95,3 +95,11 @@ def _what(mode: int) -> str:
         if test(mode):
             return name
     return "a device"
+
+
+def file_state(status: os.stat_result) -> str:
+    """What changes when a file's content does: size, time of content, time of status.
+
+    The last is the kernel's own: whoever puts the time of content back moves it.
+    """
+    return f"{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"

@@ -107,6 +107,22 @@ def test_verify_names_what_is_damaged_and_repair_removes_it(build, tmp_path, cap
     assert entries(tmp_path)[0] == 6
 
 
+def test_an_edit_that_keeps_size_and_time_stamp_is_seen(build, photos, tmp_path):
+    picture = photos / "0.bmp"
+    for number, colour in enumerate(("red", "blue")):
+        before = picture.stat() if number else None
+        Image.new("RGB", (48, 40), colour).save(picture)
+        if before is not None:
+            assert picture.stat().st_size == before.st_size
+            os.utime(picture, ns=(before.st_atime_ns, before.st_mtime_ns))
+            assert picture.stat().st_mtime_ns == before.st_mtime_ns
+        else:
+            rows = (photos / "metadata.jsonl").read_text().replace("0.png", "0.bmp")
+            (photos / "metadata.jsonl").write_text(rows)
+        build()
+    assert entries(tmp_path)[0] == 7
+
+
 def test_gc_drops_what_an_edit_left_behind(build, photos, tmp_path, capsys):
     build()
     write(photos, 77)

@@ -16,7 +16,7 @@ from typing import Any
 
 import latentdiff.data.sources.text as text
 from latentdiff.data.records import BadPicture, Problem
-from latentdiff.data.regular import MAX_BYTES
+from latentdiff.data.regular import MAX_BYTES, file_state
 from latentdiff.data.sources.metadata import CAPTION_COLUMNS
 from latentdiff.data.sources.packed import Captions, CaptionsBuilder, Problems, counted, printable
 from latentdiff.errors import UserError, nearest
@@ -102,7 +102,7 @@ class Places:
             status = Path(self._files[index]).stat()
         except OSError:
             return f"{self._files[index]}|missing"
-        return f"{self._files[index]}|{status.st_size}|{status.st_mtime_ns}|{inner}"
+        return f"{self._files[index]}|{file_state(status)}|{inner}"
 
 
 class HubPlaces(Places):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import latentdiff.data.sources.text as text
 from latentdiff.data.records import BadPicture, Problem
-from latentdiff.data.regular import read_regular, unreadable
+from latentdiff.data.regular import file_state, read_regular, unreadable
 from latentdiff.data.sources.listing import Listing, inside
 from latentdiff.data.sources.metadata import Metadata
 from latentdiff.data.sources.packed import (
@@ -90,7 +90,7 @@ class FolderSource:
             status = os.stat(path)
         except OSError:
             return f"{printable(path)}|missing"
-        return f"{printable(path)}|{status.st_size}|{status.st_mtime_ns}"
+        return f"{printable(path)}|{file_state(status)}"
 
 
 def _report(

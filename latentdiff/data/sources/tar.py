@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import latentdiff.data.sources.text as text
 from latentdiff.data.records import BadPicture, Problem
-from latentdiff.data.regular import MAX_BYTES, unreadable
+from latentdiff.data.regular import MAX_BYTES, file_state, unreadable
 from latentdiff.data.sources.dataset import short_names
 from latentdiff.data.sources.metadata import CAPTION_COLUMNS
 from latentdiff.data.sources.packed import (
@@ -104,7 +104,7 @@ class TarSource:
         except OSError:
             return f"{printable(original)}|missing"
         offset = int(self._offsets[row])
-        return f"{printable(original)}|{status.st_size}|{status.st_mtime_ns}|{offset}"
+        return f"{printable(original)}|{file_state(status)}|{offset}"
 
 
 def read_at(file: str, offset: int, size: int) -> bytes:
