@@ -46,14 +46,14 @@ def stopped(task: RegressorTask, run_dir, **changes) -> tuple[str, non_finite.Ke
 def test_a_poisoned_batch_is_kept_with_its_positions_and_the_weights_it_met(tmp_path):
     clean = RegressorTask()
     loop.run(clean, dataclasses.replace(BASE, run_dir=tmp_path / "clean", steps=3))
-    task = RegressorTask(poisoned=frozenset({3 * 6 + 4}))
+    task = RegressorTask(poisoned=frozenset({3 * 6 + 1}))  # in the first micro-batch of two
     message, kept = stopped(task, tmp_path / "bad")
     place = tmp_path / "bad" / "non_finite" / "step-00000003"
     assert message.endswith(f"All of it is kept: latentdiff debug {place}")
     assert "\n" not in message
     report = kept.report
-    assert (report["step"], report["micro_batch"], report["positions"]) == (3, 1, [21, 22, 23])
-    for name, tensor in RegressorTask(poisoned=task.poisoned).batch([21, 22, 23]).items():
+    assert (report["step"], report["micro_batch"], report["positions"]) == (3, 0, [18, 19, 20])
+    for name, tensor in RegressorTask(poisoned=task.poisoned).batch([18, 19, 20]).items():
         assert torch.equal(kept.batch[name].nan_to_num(7), tensor.nan_to_num(7)), name
     for name, value in clean.module.named_parameters():
         if value.requires_grad:
@@ -72,7 +72,12 @@ class Faulty(Regressor):
         self.faulty = Fault(where)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        hidden = self.faulty(torch.relu(self.first(batch["x"])))
+        hidden = torch.relu(self.first(batch["x"]))
+        if self.where == "checkpointed":  # runs the module forward a second time, backward
+            # With something after the module, or the second run would end inside it.
+            hidden = checkpoint(lambda h: self.faulty(h).sigmoid(), hidden, use_reentrant=False)
+        else:
+            hidden = self.faulty(hidden)
         error = (self.fixed(self.last(hidden)) * self.gain - batch["y"]).square().mean()
         return {"loss": error, "error": error.detach()}
 
@@ -83,11 +88,9 @@ class Fault(nn.Module):
         self.where = where
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.where == "forward":
-            return x / torch.zeros_like(x)
         if self.where == "backward":
             return x + torch.sqrt(x - x.detach())  # 0 forward, an infinite slope
-        return checkpoint(lambda y: y / torch.zeros_like(y), x, use_reentrant=False)
+        return x / torch.zeros_like(x)
 
 
 @pytest.mark.parametrize("where", ["forward", "checkpointed"])
@@ -97,6 +100,8 @@ def test_the_first_module_with_a_non_finite_output_is_named(where):
     seen = replay(task.module, task.batch(range(4)))
     assert (seen.first.phase, seen.first.module, seen.first.kind) == ("forward", "faulty", "Fault")
     assert "the output of faulty (Fault) is the first that is not finite" in seen.explain()
+    rows = [(event.phase, event.module) for event in seen.events]
+    assert rows.count(("forward", "faulty")) == 1
     assert all(p.grad is None for p in task.module.parameters())
 
 

@@ -74,10 +74,10 @@ class Rows(RegressorTask):
         return {**made, "positions": torch.tensor(list(positions))}
 
 
-def rates(run_dir: Path) -> list[float]:
-    """The learning rate of every step, as it was used."""
+def logged(run_dir: Path, name: str = "learning_rate") -> list[float]:
+    """The learning rate, or another number, of every step."""
     lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
-    return [line["learning_rate"] for line in lines if line["event"] == "train"]
+    return [line[name] for line in lines if line["event"] == "train"]
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -98,8 +98,11 @@ def test_two_processes_make_the_weights_of_one_from_the_same_samples(tmp_path, a
     (steps, first), (same, second) = (json.loads(text.splitlines()[-1]) for text in said)
     assert steps == same == 10 and len(first) == len(second) == 40
     assert sorted(first + second) == sorted(itertools.chain(*one.seen)) == list(range(80))
-    assert rates(tmp_path / "one") == rates(tmp_path / "two")
-    assert len(rates(tmp_path / "one")) == 10 and len(set(rates(tmp_path / "one"))) > 3
+    assert logged(tmp_path / "one") == logged(tmp_path / "two")
+    assert len(logged(tmp_path / "one")) == 10 and len(set(logged(tmp_path / "one"))) > 3
+    for name in ("loss", "grad_norm"):
+        values = logged(tmp_path / "one", name)
+        assert logged(tmp_path / "two", name) == pytest.approx(values, rel=1e-4)
 
 
 @pytest.mark.parametrize("schedule", ["wsd", "cosine", "constant"])
@@ -108,7 +111,7 @@ def test_the_learning_rate_is_the_same_under_accumulation(tmp_path, schedule):
     for accumulation in (1, 4):
         config = settings(tmp_path / str(accumulation), gradient_accumulation=accumulation)
         loop.run(RegressorTask(), dataclasses.replace(config, lr_schedule=schedule))
-        used.append(rates(tmp_path / str(accumulation)))
+        used.append(logged(tmp_path / str(accumulation)))
     assert used[0] == used[1]
     assert used[0][:3] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
     assert (used[0][-1] < 5e-3) == (schedule != "constant")
