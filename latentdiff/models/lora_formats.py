@@ -84,10 +84,10 @@ class LoraFile:
 
 
 def find(where: str | Path) -> Path:
-    """The file itself, or the one in diffusers' layout of a folder that `save_lora` wrote."""
+    """The file itself, or the one in a folder that `save_lora` wrote, or in a run of training."""
     path = Path(where).expanduser()
     if path.is_dir():
-        for place in (path / PEFT_NAME, path / "lora" / PEFT_NAME, path / KOHYA_NAME):
+        for place in (path / PEFT_NAME, path / "export" / PEFT_NAME, path / KOHYA_NAME):
             if place.is_file():
                 return place
         raise UserError(f"{path} holds no {PEFT_NAME}; name the LoRA's .safetensors file")

@@ -381,6 +381,11 @@ def test_a_pickle_is_refused_by_its_name_alone(tmp_path: Path) -> None:
         read_lora(tmp_path / "lora.pt")
 
 
+def test_a_folder_of_files_and_the_run_that_made_them_stand_for_the_file(tmp_path: Path) -> None:
+    file, _ = loras.saved(loras.trained(tiny.tiny()), tmp_path / "run" / "export")
+    assert read_lora(tmp_path / "run").path == read_lora(tmp_path / "run" / "export").path == file
+
+
 def test_a_missing_file_and_a_folder_without_one_are_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no LoRA at"):
         read_lora(tmp_path / "owl.safetensors")
