@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentdiff.conditioning.guidance import Guidance
+from latentdiff.conditioning.text import Long
 from latentdiff.models.preview import Preview
 from latentdiff.schedulers.protocol import Scheduler
 
@@ -20,7 +21,8 @@ class Plan:
 
     latents: x_T (B, C, h, w) of unit variance, or None to draw it from the seeds.
     recipe: everything that makes the pictures again, fit for JSON. dropped_words: prompt → the
-    words that the tokenizer's limit cuts off, for prompts that lose any.
+    words that the tokenizer's limit cuts off, for prompts that lose any. long_prompts: what becomes
+    of prompts over that limit.
     """
 
     prompts: tuple[str, ...]
@@ -33,6 +35,7 @@ class Plan:
     latents: Tensor | None
     recipe: Mapping[str, Any]
     dropped_words: Mapping[str, tuple[str, ...]]
+    long_prompts: Long = "truncate"
 
     def recipe_of(self, index: int) -> dict[str, Any]:
         """The recipe of one picture alone."""

@@ -16,7 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from latentdiff.conditioning.guidance import Guidance, GuidedDenoiser, Predict
-from latentdiff.conditioning.text import dropped_words, encode_prompts
+from latentdiff.conditioning.text import (
+    Long,
+    context_mask,
+    dropped_words,
+    encode,
+    encode_prompts,
+    tokenize,
+)
 from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
 from latentdiff.models.autoencoder import Autoencoder
@@ -107,6 +114,7 @@ class TextToImagePipeline:
         seed: int | None = None,
         seeds: Sequence[int] | None = None,
         latents: Tensor | None = None,
+        long_prompts: Long = "truncate",
     ) -> Plan:
         """Check one call's arguments (see `__call__`) and resolve its defaults."""
         given = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -150,6 +158,7 @@ class TextToImagePipeline:
             "dtype": str(self.bundle.unet.dtype).removeprefix("torch."),
             "model": self._model_name(),
             "weights_sha256": dict(self.bundle.hashes),
+            **({"long_prompts": long_prompts} if long_prompts != "truncate" else {}),
             **({"loras": loras} if (loras := self.loras.recipe()) else {}),
             "versions": {
                 p: version(p) for p in ("latentdiff", "torch", "diffusers", "transformers")
@@ -165,7 +174,10 @@ class TextToImagePipeline:
             scheduler=built,
             latents=latents,
             recipe=recipe,
-            dropped_words=dropped_words(self.bundle.tokenizer, [*prompts, *negatives]),
+            dropped_words={}
+            if long_prompts == "chunk"
+            else dropped_words(self.bundle.tokenizer, [*prompts, *negatives]),
+            long_prompts=long_prompts,
         )
 
     def __call__(self, prompt: str | Sequence[str], **options: Any) -> TextToImageResult:
@@ -178,7 +190,9 @@ class TextToImagePipeline:
         deterministic. height, width: pixels, multiples of the autoencoder's factor.
         num_images_per_prompt: pictures for each prompt. seed: of the first picture, the k-th has
         seed + k; seeds: one a picture; neither: drawn, and reported. latents: x_T (B, C, h, w) of
-        unit variance in place of the seeds' first draw. Raises UserError for what cannot be done.
+        unit variance in place of the seeds' first draw. long_prompts: "truncate" cuts prompts at
+        the text encoder's limit, "chunk" encodes them in pieces side by side. Raises UserError for
+        what cannot be done.
         """
         plan = self.plan(prompt, **options)
         for words in plan.dropped_words.values():
@@ -197,11 +211,11 @@ class TextToImagePipeline:
     def walk(self, plan: Plan) -> Iterator[PipelineStep]:
         """The steps of a plan."""
         device = self.bundle.unet.device
-        context = self._context(plan)
+        context, mask = self._context(plan)
         noise = SeededNoise(plan.seeds, self._latent_shape(plan.height, plan.width), device)
         unit = noise.draw() if plan.latents is None else plan.latents.to(device, torch.float32)
         prediction_type = self.bundle.scheduler_config.prediction_type
-        denoiser: Predict = Denoiser(self.bundle.unet, prediction_type)
+        denoiser: Predict = Denoiser(self.bundle.unet, prediction_type, mask)
         if plan.guidance.active:
             denoiser = GuidedDenoiser(denoiser, plan.guidance)
         steps = denoise(
@@ -247,11 +261,18 @@ class TextToImagePipeline:
             images += to_images(pixels)
         return images
 
-    def _context(self, plan: Plan) -> Tensor:
-        """Context (B, L, D), or (2B, L, D) with the negative prompts first, in one text call."""
-        context = encode_prompts(self.bundle.tokenizer, self.bundle.text_encoder, _texts(plan))
+    def _context(self, plan: Plan) -> tuple[Tensor, Tensor | None]:
+        """Context (B, L, D), or (2B, L, D) with the negative prompts first, in one text call; and
+        the mask of what is only filled up in it, where prompts take different numbers of chunks."""
+        tokenizer, encoder = self.bundle.tokenizer, self.bundle.text_encoder
+        mask = None
+        if plan.long_prompts == "chunk":
+            tokens = tokenize(tokenizer, _texts(plan), long="chunk")
+            context, mask = encode(encoder, tokens.input_ids), context_mask(tokens)
+        else:
+            context = encode_prompts(tokenizer, encoder, _texts(plan))
         check_finite(context, "the text encoder", "for these prompts")
-        return context
+        return context, mask
 
     def _latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         factor = self.autoencoder.factor

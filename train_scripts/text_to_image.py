@@ -16,6 +16,7 @@ from latentdiff.training.entry import main_for, train_from
 if TYPE_CHECKING:
     from PIL import Image
 
+    from latentdiff.conditioning.text import Long
     from latentdiff.models.bundle import Bundle
     from latentdiff.training.text_to_image import TextToImageConfig, TextToImageTask
 
@@ -35,13 +36,18 @@ def draw(
     seeds: Sequence[int],
     steps: int | None,
     guidance_scale: float | None,
+    long_prompts: Long,
 ) -> list[Image.Image]:
     """Pictures of prompts by the pipeline, picture k from seeds[k] alone."""
     from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
     pipeline = TextToImagePipeline(bundle)
     whole = pipeline.plan(
-        list(prompts), seeds=list(seeds), num_inference_steps=steps, guidance_scale=guidance_scale
+        list(prompts),
+        seeds=list(seeds),
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        long_prompts=long_prompts,
     )
     images: list[Image.Image] = []
     for plan in whole.split(AT_ONCE):

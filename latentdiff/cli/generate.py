@@ -59,6 +59,8 @@ class GenerateConfig:
     """Against over-exposure at high guidance, 0 to 1 (Lin et al. 2023)."""
     negative_prompt: str = ""
     """What to move away from."""
+    long_prompts: Literal["truncate", "chunk"] = "truncate"
+    """Prompts over the text encoder's limit: cut there, with a note, or encoded in pieces."""
     scheduler: str | None = None
     """ddim, ddpm, euler, dpmsolver++, unipc, heun …, a diffusers class, or the model's own."""
     eta: float = 0.0
@@ -197,6 +199,7 @@ def make_plans(
         width=config.width,
         num_images_per_prompt=config.num_images,
         seed=config.seed,
+        long_prompts=config.long_prompts,
     )
     return whole.split(config.batch_size)
 

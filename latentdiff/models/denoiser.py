@@ -15,12 +15,19 @@ class Denoiser:
     """A U-Net with what it predicts: `denoiser(x_t, t, context) -> prediction`.
 
     prediction_type is "epsilon", "v_prediction" or "sample", as the checkpoint's scheduler config
-    says; it is never guessed from the weights.
+    says; it is never guessed from the weights. context_mask: (B, L) bool, false for what in the
+    contexts is only filled up, as `conditioning.text.context_mask` makes it.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, prediction_type: str) -> None:
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        prediction_type: str,
+        context_mask: Tensor | None = None,
+    ) -> None:
         self.unet = unet
         self.prediction_type = prediction_type
+        self.context_mask = None if context_mask is None else context_mask.to(unet.device)
 
     def __call__(self, x_t: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
         """Prediction (B, C, h, w) for noisy latents x_t (B, C, h, w).
@@ -32,7 +39,11 @@ class Denoiser:
         if not isinstance(t, Tensor):
             t = torch.tensor(t, device=x_t.device)
         prediction = self.unet(
-            x_t.to(self.dtype), t, encoder_hidden_states=context.to(self.dtype), return_dict=False
+            x_t.to(self.dtype),
+            t,
+            encoder_hidden_states=context.to(self.dtype),
+            encoder_attention_mask=self.context_mask,
+            return_dict=False,
         )[0]
         return prediction.to(x_t.dtype)
 

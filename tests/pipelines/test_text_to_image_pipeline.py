@@ -346,3 +346,20 @@ def test_parts_that_do_not_fit_make_no_bundle() -> None:
     with pytest.raises(UserError, match="tokens"):
         dataclasses.replace(tiny.tiny(), tokenizer=tiny.stable_diffusion_1().tokenizer)
     assert isinstance(tiny.tiny(), bundles.Bundle)
+
+
+def test_chunked_prompts_say_all_of_their_words_alone_and_beside_shorter_ones():
+    pipe = TextToImagePipeline(tiny.tiny())
+    long = " and ".join(["a cat in the snow"] * 9)
+    options = {"num_inference_steps": 2, "long_prompts": "chunk"}
+    both = pipe([long, "a fox"], seeds=[0, 1], **options)
+    assert not both.dropped_words
+    for k, text in enumerate((long, "a fox")):
+        alone = pipe(text, seeds=[k], **options)
+        torch.testing.assert_close(both.latents[k], alone.latents[0], atol=2e-3, rtol=1e-3)
+    cut = pipe("a cat in the snow and a dog", seeds=[0], num_inference_steps=2)
+    short = pipe("a cat in the snow and a dog", seeds=[0], **options)
+    torch.testing.assert_close(cut.latents, short.latents)
+    with pytest.warns(UserWarning, match="lost to the tokenizer's limit"):
+        truncated = pipe(long, seeds=[0], num_inference_steps=2)
+    assert not torch.allclose(truncated.latents[0], both.latents[0], atol=1e-3)

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentdiff import seeding
+from latentdiff.conditioning import text
 from latentdiff.diffusion import objective
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
@@ -35,8 +36,10 @@ from latentdiff.training.text_to_image.module import Batch, Noising, UNetModule
 from latentdiff.training.text_to_image.pairs import FixedPairs
 from latentdiff.training.validation import PairedLosses
 
-Draw = Callable[[Bundle, Sequence[str], Sequence[int], int | None, float | None], list[Image.Image]]
-"""(model, prompts, seeds, steps, guidance scale) -> pictures: what `generate` does."""
+Draw = Callable[
+    [Bundle, Sequence[str], Sequence[int], int | None, float | None, text.Long], list[Image.Image]
+]
+"""(model, prompts, seeds, steps, guidance, long prompts) -> pictures: what `generate` does."""
 
 
 def side_by_side(contexts: Sequence[NDArray[np.float32]]) -> Batch:
@@ -174,7 +177,8 @@ class TextToImageTask:
         prompts = self.config.sheet_prompts or self.feed.prompts()
         seeds = range(len(prompts))
         steps, guidance = self.config.sheet_steps, self.config.sheet_guidance
-        images = self.draw(self._bundle(module), prompts, seeds, steps, guidance)
+        long: text.Long = "chunk" if self._chunks else "truncate"
+        images = self.draw(self._bundle(module), prompts, seeds, steps, guidance, long)
         run = default_path(self.config.train, self.name)
         commands = [self._command(run, p, s) for p, s in zip(prompts, seeds, strict=True)]
         return Sheet(
@@ -191,7 +195,12 @@ class TextToImageTask:
             words += ["--steps", str(self.config.sheet_steps)]
         if self.config.sheet_guidance is not None:
             words += ["--guidance-scale", str(self.config.sheet_guidance)]
+        words += ["--long-prompts", "chunk"] if self._chunks else []
         return shlex.join(words)
+
+    @property
+    def _chunks(self) -> bool:
+        return self.config.captions.long_captions == "chunk"
 
     def _bundle(self, module: UNetModule) -> Bundle:
         """The whole model with this module's weights."""
