@@ -202,6 +202,7 @@ def _trained(
 
     numbers = {name: k for k, name in enumerate(real.classes)}
     labels = np.asarray([numbers[real.labels[row]] for row in rows], np.int64)
+    print(f"training the classifier: {options.visits:,} visits ...", flush=True)
     with tqdm(desc="classifier", unit="step", disable=None) as bar:
 
         def progress(step: int, steps: int, loss: float) -> None:
