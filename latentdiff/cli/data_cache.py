@@ -2,79 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from latentdiff import config
-from latentdiff.errors import UserError, unknown_name
+from latentdiff.errors import unknown_name
 
 if TYPE_CHECKING:
     from latentdiff.data.cache_uses import Use
 
 PROG = "latentdiff data cache"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildConfig:
-    """What is encoded, with which model; the same options as those of the training."""
-
-    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
-    """Captioned pictures: a folder, parquet or tar files, or a hub data set."""
-    cache: Path
-    """The cache's folder; one that is there already gets what it lacks."""
-    model: str = "snowglobe"
-    """Whose autoencoder and text encoder: snowglobe, a diffusers folder, or a hub id."""
-    split: str | None = None
-    """Split of a hub data set (train if not named), or subfolder."""
-    image_column: str | None = None
-    """Column of the pictures in parquet files and hub data sets; found by itself if it can be."""
-    caption_column: str | None = None
-    """Column or key of the captions: text, caption or prompt if not named."""
-    caption_template: str = "a photo of a {label}"
-    """Caption of a picture that only has a label, such as its folder's name."""
-    captions_from: Literal["metadata", "sidecars"] | None = None
-    """Which captions hold where a metadata file and .txt files disagree."""
-    resolution: int | None = None
-    """Side in pixels of a square bucket. None: the model's own."""
-    buckets: bool = True
-    """Sort pictures into buckets by aspect ratio; off: one square bucket."""
-    max_aspect: float = 2.0
-    """Longest aspect ratio of a bucket."""
-    upscale: bool = False
-    """Enlarge pictures smaller than their bucket; off: they go to smaller buckets."""
-    flip: bool = False
-    """Encode every picture mirrored too, for a training with --flip."""
-    contexts: bool = True
-    """Cache the captions' embeddings; off for a training of the text encoder or with shuffled
-    tags."""
-    caption_choice: Literal["random", "first"] = "random"
-    """Which captions training sees when a picture has several."""
-    trigger_words: str = ""
-    """Words that training puts before every caption."""
-    long_captions: Literal["error", "truncate", "chunk"] = "error"
-    """Captions over the text encoder's limit: refuse them, cut them, or encode them in pieces."""
-    reread: bool = False
-    """Read every picture again, even if its size and time stamp are as before."""
-    batch_size: int | None = None
-    """Pictures at once. None: as many as make a million pixels, four million on a GPU."""
-    workers: int = 4
-    """Threads that read and cut pictures ahead."""
-    device: str = "auto"
-    """Where to compute; auto takes the accelerator when there is one."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        for name in ("batch_size", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}, expected at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,19 +54,9 @@ class CollectConfig:
 
 def build(argv: list[str]) -> int:
     """`latentdiff data cache build`."""
-    options = config.parse(
-        BuildConfig,
-        argv,
-        prog=f"{PROG} build",
-        description=(
-            "Encode pictures and captions before training. It can be stopped and started again "
-            "at any time. On several GPUs: torchrun --nproc-per-node 8 -m latentdiff data cache "
-            "build … ; on several machines, with a folder that all of them see."
-        ),
-    )
-    from latentdiff.cli.data_cache_build import run
+    from latentdiff.cli.data_cache_build import main as build_main
 
-    return run(options)
+    return build_main(argv)
 
 
 def contents(argv: list[str]) -> int:
@@ -258,33 +191,3 @@ def main(argv: list[str]) -> int:
     if argv[0] not in SUBCOMMANDS:
         raise unknown_name("data cache command", argv[0], SUBCOMMANDS)
     return SUBCOMMANDS[argv[0]][0](argv[1:])
-
-
-class Progress:
-    """`progress(done, total)` of the first process: a line that is rewritten on a terminal,
-    otherwise one now and then."""
-
-    def __init__(self, verb: str, seconds: float = 20.0) -> None:
-        self.verb, self.seconds = verb, seconds
-        self._begun = self._said = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        live = sys.stderr.isatty()
-        if done < total and now - self._said < (0.2 if live else self.seconds):
-            return
-        self._said = now
-        rate = done / max(1e-9, now - self._begun)
-        end = "\r" if live and done < total else "\n"
-        left = f", {(total - done) / rate:,.0f} s left" if done < total and rate else ""
-        print(
-            f"{self.verb} {done:,} of {total:,}, {rate:,.1f}/s{left}  ",
-            end=end,
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-def rank() -> int:
-    """This process's number among those that a launcher started."""
-    return int(os.environ.get("RANK", "0"))

@@ -1,28 +1,116 @@
-"""The work of `latentdiff data cache build`: the cache that a training on the same data reads."""
+"""`latentdiff data cache build`: the cache that a training on the same data reads."""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
+import tyro
 
-from latentdiff.cli.data_cache import BuildConfig, Progress, rank
-from latentdiff.conditioning.text import dropped_words, token_counts
-from latentdiff.data.buckets import assign
-from latentdiff.data.captions import CaptionConfig, CaptionPolicy, lengths
-from latentdiff.data.latent_cache import CONTEXTS, MOMENTS, LatentCache
-from latentdiff.data.records import Source
+from latentdiff import config
 from latentdiff.errors import UserError
-from latentdiff.models import bundle as bundles
-from latentdiff.training import encode_cache
-from latentdiff.training.text_to_image.config import DataConfig
-from latentdiff.training.text_to_image.listed import open_named
-from latentdiff.training.text_to_image.networks import Networks
-from latentdiff.training.text_to_image.own_pictures import buckets_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from latentdiff.data.captions import CaptionConfig
+    from latentdiff.data.records import Source
+    from latentdiff.training.encode_cache import CacheView
+    from latentdiff.training.text_to_image.config import DataConfig
+    from latentdiff.training.text_to_image.networks import Networks
 
 SHOWN = 10
 """Bad pictures that are named; all are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """What is encoded, with which model; the same options as those of the training."""
+
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+    """Captioned pictures: a folder, parquet or tar files, or a hub data set."""
+    cache: Path
+    """The cache's folder; one that is there already gets what it lacks."""
+    model: str = "snowglobe"
+    """Whose autoencoder and text encoder: snowglobe, a diffusers folder, or a hub id."""
+    split: str | None = None
+    """Split of a hub data set (train if not named), or subfolder."""
+    image_column: str | None = None
+    """Column of the pictures in parquet files and hub data sets; found by itself if it can be."""
+    caption_column: str | None = None
+    """Column or key of the captions: text, caption or prompt if not named."""
+    caption_template: str = "a photo of a {label}"
+    """Caption of a picture that only has a label, such as its folder's name."""
+    captions_from: Literal["metadata", "sidecars"] | None = None
+    """Which captions hold where a metadata file and .txt files disagree."""
+    resolution: int | None = None
+    """Side in pixels of a square bucket. None: the model's own."""
+    buckets: bool = True
+    """Sort pictures into buckets by aspect ratio; off: one square bucket."""
+    max_aspect: float = 2.0
+    """Longest aspect ratio of a bucket."""
+    upscale: bool = False
+    """Enlarge pictures smaller than their bucket; off: they go to smaller buckets."""
+    flip: bool = False
+    """Encode every picture mirrored too, for a training with --flip."""
+    contexts: bool = True
+    """Cache the captions' embeddings; off for a training of the text encoder or with shuffled
+    tags."""
+    caption_choice: Literal["random", "first"] = "random"
+    """Which captions training sees when a picture has several."""
+    trigger_words: str = ""
+    """Words that training puts before every caption."""
+    long_captions: Literal["error", "truncate", "chunk"] = "error"
+    """Captions over the text encoder's limit: refuse them, cut them, or encode them in pieces."""
+    reread: bool = False
+    """Read every picture again, even if its size and time stamp are as before."""
+    batch_size: int | None = None
+    """Pictures at once. None: as many as make a million pixels, four million on a GPU."""
+    workers: int = 4
+    """Threads that read and cut pictures ahead."""
+    device: str = "auto"
+    """Where to compute; auto takes the accelerator when there is one."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        for name in ("batch_size", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}, expected at least 1")
+
+
+class Progress:
+    """`progress(done, total)` of the first process: a line that is rewritten on a terminal,
+    otherwise one now and then."""
+
+    def __init__(self, verb: str, seconds: float = 20.0) -> None:
+        self.verb, self.seconds = verb, seconds
+        self._begun = self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        live = sys.stderr.isatty()
+        if done < total and now - self._said < (0.2 if live else self.seconds):
+            return
+        self._said = now
+        rate = done / max(1e-9, now - self._begun)
+        end = "\r" if live and done < total else "\n"
+        left = f", {(total - done) / rate:,.0f} s left" if done < total and rate else ""
+        print(
+            f"{self.verb} {done:,} of {total:,}, {rate:,.1f}/s{left}  ",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def rank() -> int:
+    """This process's number among those that a launcher started."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def say(line: str) -> None:
@@ -31,8 +119,30 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
+def main(argv: list[str]) -> int:
+    """Parse the command line and build; returns the exit code."""
+    options = config.parse(
+        BuildConfig,
+        argv,
+        prog="latentdiff data cache build",
+        description=(
+            "Encode pictures and captions before training. It can be stopped and started again "
+            "at any time. On several GPUs: torchrun --nproc-per-node 8 -m latentdiff data cache "
+            "build … ; on several machines, with a folder that all of them see."
+        ),
+    )
+    return run(options)
+
+
 def run(options: BuildConfig) -> int:
     """Build, and say what was found and made; returns the exit code."""
+    from latentdiff.data.buckets import assign
+    from latentdiff.data.captions import CaptionConfig, CaptionPolicy
+    from latentdiff.data.latent_cache import CONTEXTS, MOMENTS, LatentCache
+    from latentdiff.training import encode_cache
+    from latentdiff.training.text_to_image.listed import open_named
+    from latentdiff.training.text_to_image.own_pictures import buckets_of
+
     begun = time.monotonic()
     captions = CaptionConfig(
         caption_choice=options.caption_choice,
@@ -78,7 +188,7 @@ def run(options: BuildConfig) -> int:
         workers=options.workers,
         show=show,
         say=say,
-        about=size_of(data, networks),
+        about=_size_of(data, networks),
     )
     _report(source, view)
     moments, contexts = cache.store(MOMENTS), cache.store(CONTEXTS)
@@ -90,6 +200,8 @@ def run(options: BuildConfig) -> int:
 
 
 def _data_config(options: BuildConfig) -> DataConfig:
+    from latentdiff.training.text_to_image.config import DataConfig
+
     return DataConfig(
         data=options.data,
         split=options.split,
@@ -106,6 +218,9 @@ def _data_config(options: BuildConfig) -> DataConfig:
 
 
 def _networks(model: str) -> Networks:
+    from latentdiff.models import bundle as bundles
+    from latentdiff.training.text_to_image.networks import Networks
+
     base = bundles.load(model)
     return Networks(
         unet=base.unet,
@@ -117,6 +232,9 @@ def _networks(model: str) -> Networks:
 
 
 def _check_captions(source: Source, networks: Networks, captions: CaptionConfig) -> None:
+    from latentdiff.conditioning.text import dropped_words, token_counts
+    from latentdiff.data.captions import lengths
+
     tokenizer = networks.tokenizer
     report = lengths(
         source,
@@ -131,7 +249,7 @@ def _check_captions(source: Source, networks: Networks, captions: CaptionConfig)
         say(line)
 
 
-def size_of(data: DataConfig, networks: Networks) -> dict[str, str]:
+def _size_of(data: DataConfig, networks: Networks) -> dict[str, str]:
     """What tells the uses of one data set at several sizes apart."""
     side = data.resolution or networks.size
     shape = f"aspect up to {data.max_aspect:g}" if data.buckets else "square"
@@ -139,6 +257,8 @@ def size_of(data: DataConfig, networks: Networks) -> dict[str, str]:
 
 
 def _device(name: str) -> torch.device:
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -148,7 +268,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _report(source: Source, view: encode_cache.CacheView) -> None:
+def _report(source: Source, view: CacheView) -> None:
     """Name the pictures that are not in the cache."""
     for row, problem in list(view.bad.items())[:SHOWN]:
         say(f"left out: {source.id(row)}: {problem}")

@@ -167,7 +167,7 @@ def build(
             for (i, _), array in zip(good, arrays, strict=True):
                 if not np.isfinite(array).all():
                     raise UserError(f"the {store.kind} of {name(i)} are not finite; not cached")
-                writer.add(keys[i].tobytes(), np.ascontiguousarray(array))
+                writer.add(keys[i].tobytes(), array)
             done += len(numbers)
             writer.check_room(len(missing) - done * team.world_size)
             if progress is not None:

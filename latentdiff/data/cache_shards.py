@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ LARGEST_HEADER = 1 << 16
 
 Array = NDArray[np.float32] | NDArray[np.uint8]
 
-_DTYPES = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 
 
 class DamagedShard(UserError):  # noqa: N818  (it names a thing, and every UserError is an error)
@@ -99,7 +100,7 @@ def write_shard(
     dtype = np.dtype(arrays[0].dtype)
     name = next(name for name, known in _DTYPES.items() if known == dtype)
     assert all(a.dtype == dtype and 1 <= a.ndim <= DIMENSIONS and a.size for a in arrays)
-    buffers = [memoryview(np.ascontiguousarray(a)).cast("B") for a in arrays]
+    buffers = [np.ascontiguousarray(a).data.cast("B") for a in arrays]
     ends = np.cumsum([a.size for a in arrays], dtype=np.int64)
     index = Index(
         starts=np.concatenate([[0], ends[:-1]]).astype(np.int64),
@@ -212,7 +213,7 @@ def read_entry(shard: Shard, values: NDArray, number: int) -> Array:
     shape = tuple(int(d) for d in shard.index.shapes[number] if d > 0)
     # A copy first: what is checked is then what is used, whatever happens to the file meanwhile.
     copied = np.array(values[start : start + int(np.prod(shape))])
-    if zlib.crc32(memoryview(copied).cast("B")) != int(shard.index.crc32[number]):
+    if zlib.crc32(copied.data.cast("B")) != int(shard.index.crc32[number]):
         raise DamagedShard(f"{shard.path} is damaged: entry {number} has a wrong checksum")
     return copied.reshape(shape)
 
