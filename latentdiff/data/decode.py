@@ -291,8 +291,8 @@ def _to_srgb(
             raise BadPicture("mode", f"pixels of kind {strip.mode!r} are not read; convert to PNG")
         strip = strip.convert("RGB")
         if alpha is not None:
-            low, high = alpha.getextrema()
-            faintest, strongest = min(faintest, low), max(strongest, high)
+            extrema: Any = alpha.getextrema()
+            faintest, strongest = min(faintest, extrema[0]), max(strongest, extrema[1])
             white = Image.new("RGB", strip.size, (255, 255, 255))
             white.paste(strip, mask=alpha)
             strip = white

@@ -4,6 +4,7 @@ import gzip
 import itertools
 import pickle
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,16 @@ def test_together_the_processes_see_each_sample_once_an_epoch(
         for epoch in (0, 1):
             epochs[epoch].update(e["id"] for e in stream._epoch(epoch))
     assert all(set(seen.values()) == {1} and len(seen) == 16 for seen in epochs)
+
+
+def test_processes_that_divide_the_shards_share_none(tmp_path: Path) -> None:
+    where = shards(tmp_path / "d", 5, 3, 7, 1)
+    seen = [
+        {e["file"] for e in open_stream(where, rank=rank, world_size=2)._epoch(0)}
+        for rank in (0, 1)
+    ]
+    assert [len(files) for files in seen] == [2, 2]
+    assert not seen[0] & seen[1]
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2), (2, 3)])
@@ -96,7 +107,7 @@ def test_a_worker_reads_the_same_stream(tmp_path: Path) -> None:
     where = shards(tmp_path / "d", 6, 6)
 
     class Positions(torch.utils.data.IterableDataset):
-        def __iter__(self):
+        def __iter__(self) -> Iterator[str]:
             stream = open_stream(where, seed=1, shuffle_buffer=5)
             yield from ids(stream, 12)
 
