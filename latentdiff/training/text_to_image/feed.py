@@ -66,6 +66,10 @@ class Feed(Protocol):
         """The samples that these positions see; they share one size."""
         ...
 
+    def names(self, positions: Sequence[int]) -> list[str]:
+        """The ids of the samples that these positions see, for a person."""
+        ...
+
     def trained(self, count: int) -> list[Entry]:
         """At most `count` fixed pictures that are trained on."""
         ...
@@ -144,6 +148,9 @@ class SceneFeed:
             pictures = np.stack([self.pictures.picture(row) for row in rows])
             return Visits(captions=captions, pictures=pictures)
         return Visits(captions=captions, moments=self.latents.moments(np.asarray(rows)))
+
+    def names(self, positions: Sequence[int]) -> list[str]:
+        return [f"scene {row_of(p, self.pictures.count, self.seed)}" for p in positions]
 
     def _caption(self, row: int, position: int) -> str:
         """A fresh caption at every visit, or none at all."""

@@ -103,7 +103,7 @@ class UNetModule(nn.Module):
             moments = autoencoder.encode_moments(to_pixels(batch["pictures"])).float()
             x_0 = autoencoder.sample(moments, batch["posterior"])
             made = self.noising(x_0, batch["eps"], batch["t"])
-        kept = {name: batch[name] for name in ("context", "context_mask") if name in batch}
+        kept: Batch = {n: batch[n] for n in ("context", "context_mask") if n in batch}
         return {**made, **kept}
 
     def _context(self, input_ids: Tensor) -> Tensor:

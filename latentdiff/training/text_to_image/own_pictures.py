@@ -265,6 +265,9 @@ class OwnPictures:
             contexts = tuple(self.view.context(caption) for caption in captions)
         return Visits(captions=captions, moments=np.stack(found), contexts=contexts)
 
+    def names(self, positions: Sequence[int]) -> list[str]:
+        return [self.source.id(row) for row in self.order.rows(positions).tolist()]
+
     def _usable(self, row: int, position: int) -> tuple[int, NDArray[Any]]:
         """The row and its picture or moments, or another row's if it is bad: one of its bucket,
         or, uncached, at last any other that is cut to that bucket."""

@@ -100,6 +100,9 @@ class StreamedPictures:
             pictures=np.stack([picture for _, picture in whole]),
         )
 
+    def names(self, positions: Sequence[int]) -> list[str]:
+        return [f"sample {position} of the stream" for position in positions]
+
     def _one(self, position: int) -> tuple[str, NDArray[np.uint8]] | None:
         train = self.config.train
         _, index = place_in_share(

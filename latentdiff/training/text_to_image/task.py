@@ -131,6 +131,10 @@ class TextToImageTask:
             return {**made, **side_by_side(visits.contexts)}
         return {**made, **self.tokens.inputs(visits.captions)}
 
+    def sample_names(self, positions: Sequence[int]) -> list[str]:
+        """What a report calls the samples that these positions see."""
+        return self.feed.names(positions)
+
     def _latent_shape(self, visits: Visits) -> tuple[int, int, int]:
         if visits.moments is not None:
             channels, height, width = visits.moments.shape[1:]
