@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from latentdiff import config
+from latentdiff.cli.progress import Progress
 from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,31 +81,6 @@ class BuildConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}, expected at least 1")
-
-
-class Progress:
-    """`progress(done, total)` of the first process: a line that is rewritten on a terminal,
-    otherwise one now and then."""
-
-    def __init__(self, verb: str, seconds: float = 20.0) -> None:
-        self.verb, self.seconds = verb, seconds
-        self._begun = self._said = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        live = sys.stderr.isatty()
-        if done < total and now - self._said < (0.2 if live else self.seconds):
-            return
-        self._said = now
-        rate = done / max(1e-9, now - self._begun)
-        end = "\r" if live and done < total else "\n"
-        left = f", {(total - done) / rate:,.0f} s left" if done < total and rate else ""
-        print(
-            f"{self.verb} {done:,} of {total:,}, {rate:,.1f}/s{left}  ",
-            end=end,
-            file=sys.stderr,
-            flush=True,
-        )
 
 
 def rank() -> int:

@@ -95,7 +95,7 @@ class CheckConfig:
 def main(argv: list[str]) -> int:
     """Run `latentdiff data check` and return its exit code."""
     options = config.parse(CheckConfig, argv, prog=PROG, description=DESCRIPTION)
-    from latentdiff.cli.data_cache import Progress
+    from latentdiff.cli.progress import Progress
     from latentdiff.data.check import check
     from latentdiff.data.guarded import default_workers
     from latentdiff.data.manifest import refuse_place, write_manifest
