@@ -66,7 +66,7 @@ class Networks:
         return bundles.Bundle(**{**parts, **changes})
 
 
-def load(config: TextToImageConfig) -> Networks:
+def load_networks(config: TextToImageConfig) -> Networks:
     """Build or load the networks, and mark what learns; all of them float32, on the CPU."""
     networks = _of_base(config) if config.base is not None else _from_nothing(config)
     _mark(networks, config)

@@ -29,10 +29,16 @@ from latentdiff.training.caption_tokens import CaptionTokens
 from latentdiff.training.frozen import Frozen
 from latentdiff.training.run_folder import default_path
 from latentdiff.training.task import Sheet
-from latentdiff.training.text_to_image import exports, networks
 from latentdiff.training.text_to_image.config import TextToImageConfig
+from latentdiff.training.text_to_image.exports import (
+    how_to_load,
+    initialise,
+    save_lora_files,
+    save_model,
+)
 from latentdiff.training.text_to_image.feed import Feed, SceneFeed, Visits
 from latentdiff.training.text_to_image.module import Batch, Noising, UNetModule
+from latentdiff.training.text_to_image.networks import load_networks
 from latentdiff.training.text_to_image.pairs import FixedPairs
 from latentdiff.training.validation import PairedLosses
 
@@ -67,7 +73,7 @@ class TextToImageTask:
         self.config = config
         self.draw = draw
         self.seed = config.train.seed
-        self.networks = networks.load(config)
+        self.networks = load_networks(config)
         self.schedule = self.networks.scheduler_config.noise_schedule()
         self.noising = Noising(
             self.schedule,
@@ -194,7 +200,7 @@ class TextToImageTask:
     def _command(self, run: Path, prompt: str, seed: int) -> str:
         """What draws one picture of the sheet again while RUN/export has that step's weights."""
         words = ["latentdiff", "generate", prompt, "--seed", str(seed)]
-        words += exports.how_to_load(self.config, run / "export")
+        words += how_to_load(self.config, run / "export")
         if self.config.sheet_steps is not None:
             words += ["--steps", str(self.config.sheet_steps)]
         if self.config.sheet_guidance is not None:
@@ -215,10 +221,10 @@ class TextToImageTask:
     def export(self, module: UNetModule, folder: Path) -> None:
         """Write a whole model that `generate --model` and diffusers open, or the LoRA's files."""
         if self.config.method == "lora":
-            exports.save_lora_files(module, self.config, self.networks, self.feed, folder)
+            save_lora_files(module, self.config, self.networks, self.feed, folder)
         else:
-            exports.save_model(self._bundle(module), folder, words=self.feed.words())
+            save_model(self._bundle(module), folder, words=self.feed.words())
 
     def initialise(self, folder: Path) -> None:
         """Load the weights of an exported model (or `unet/`), or of an exported LoRA."""
-        exports.initialise(self.module, self.config, folder)
+        initialise(self.module, self.config, folder)
