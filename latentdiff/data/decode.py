@@ -35,6 +35,10 @@ from latentdiff.data import containers
 from latentdiff.data.records import BadPicture
 from latentdiff.data.regular import MAX_BYTES, FileView, open_regular
 
+DECODER_VERSION = 1
+"""Count it up with every change to the pixels that `decode` gives for a picture: it is part of the
+names under which encoded pictures are cached."""
+
 # A picture stands in memory twice, at four bytes a pixel: as decoded, and as converted or turned.
 # WebP's decoder holds two more canvases of its own. A baseline JPEG of up to four times the limit
 # is decoded at half its size, which its transform gives exactly.

@@ -125,7 +125,7 @@ def _fit(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     ridge = np.diag(np.asarray([0.05, 0.05, 1, 1, 2.5, 1e-4], np.float32) * cells)
     found = np.linalg.solve(across @ columns + ridge, across @ change)
     remains = _patches((change - columns @ found).astype(np.float32).reshape(core.shape))
-    detail = _patches(core - (up + down + left + right) / 4)
+    detail = _patches(np.asarray(core - (up + down + left + right) / 4, np.float32))
     worst = (remains - _DETAIL * detail).max(axis=(1, 2))
     size = np.abs(found[:, :, 0])
     shift, scale = size[:, :2].max(axis=1), size[:, 2:4].max(axis=1)

@@ -24,7 +24,7 @@ from latentdiff.data.buckets import BucketPlan
 from latentdiff.data.cache_build import Bad, Progress, Team, build
 from latentdiff.data.cache_keys import Keys, first_of_each, picture_key, stack, text_key
 from latentdiff.data.content_index import Contents
-from latentdiff.data.decode import decode, header
+from latentdiff.data.decode import DECODER_VERSION, decode, header
 from latentdiff.data.latent_cache import CONTENTS, CONTEXTS, MOMENTS, LatentCache, Store
 from latentdiff.data.records import BadPicture, Source
 from latentdiff.data.transforms import fit, transform_id
@@ -43,8 +43,6 @@ Texts = Callable[[Sequence[str]], Sequence[str]]
 Show = Callable[[str], Progress]
 """Makes the progress display of one stage; its argument is the verb: "encoded"."""
 
-DECODER_VERSION = 1
-"""Counts changes to the pixels that `data.decode` gives for a picture."""
 PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**22}
 CAPTIONS_AT_ONCE = {"cpu": 32, "cuda": 256}
 
