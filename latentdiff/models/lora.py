@@ -76,8 +76,6 @@ class LoraConfig:
     targets: Targets = "attention"
     """attention: queries, keys, values and outputs; attention+ff: feed-forward and projections
     too; all: also the convolutions of the blocks."""
-    text_encoder: bool = False
-    """Adapt the text encoder too: for words that it never met."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -99,14 +97,12 @@ def add_lora(
 ) -> list[str]:
     """Give the networks trainable pairs, in place; all else in them is frozen.
 
-    text_encoder: needed when `config.text_encoder`, left alone otherwise. A is drawn from
-    U(-1/√fan_in, 1/√fan_in), addressed by seed and layer, B is zero; both are float32 whatever
-    the base's dtype. Returns the trainable parameters' names, `unet.…` and `text_encoder.…`, as
-    they are in the modules.
+    text_encoder: adapted exactly when it is given. A is drawn from U(-1/√fan_in, 1/√fan_in),
+    addressed by seed and layer, B is zero; both are float32 whatever the base's dtype. Returns the
+    trainable parameters' names, `unet.…` and `text_encoder.…`, as they are in the modules.
     """
     networks = [("unet", unet, UNET_TARGETS)]
-    if config.text_encoder:
-        assert text_encoder is not None, "config.text_encoder is set, but none was given"
+    if text_encoder is not None:
         networks.append(("text_encoder", text_encoder, TEXT_TARGETS))
     names = []
     for part, network, targets in networks:

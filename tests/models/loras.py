@@ -22,11 +22,18 @@ def copy_of(bundle: Bundle) -> Bundle:
     )
 
 
-def trained(bundle: Bundle, *, strength: float = 0.1, seed: int = 0, **settings: Any) -> Bundle:
+def trained(
+    bundle: Bundle,
+    *,
+    strength: float = 0.1,
+    seed: int = 0,
+    text_encoder: bool = True,
+    **settings: Any,
+) -> Bundle:
     """A copy with a LoRA that has learnt something: B is drawn instead of zero."""
     adapted = copy_of(bundle)
-    config = LoraConfig(**({"rank": 4, "alpha": 6.0, "text_encoder": True} | settings))
-    add_lora(adapted.unet, adapted.text_encoder, config, seed)
+    config = LoraConfig(**({"rank": 4, "alpha": 6.0} | settings))
+    add_lora(adapted.unet, adapted.text_encoder if text_encoder else None, config, seed)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for network in (adapted.unet, adapted.text_encoder):

@@ -48,8 +48,7 @@ def test_a_fresh_lora_changes_nothing_to_the_last_bit() -> None:
     bundle = loras.copy_of(tiny.tiny())
     ids = torch.arange(24)[None]
     before, words = predict(bundle.unet), bundle.text_encoder(ids).last_hidden_state
-    config = LoraConfig(targets="all", text_encoder=True)
-    add_lora(bundle.unet, bundle.text_encoder, config, seed=0)
+    add_lora(bundle.unet, bundle.text_encoder, LoraConfig(targets="all"), seed=0)
     assert torch.equal(predict(bundle.unet), before)
     assert torch.equal(bundle.text_encoder(ids).last_hidden_state, words)
 
@@ -58,7 +57,7 @@ def test_only_the_pairs_train_in_float32_whatever_the_base_is() -> None:
     bundle = loras.copy_of(tiny.tiny())
     bundle.unet.to(torch.bfloat16)
     bundle.unet.requires_grad_(True)
-    names = add_lora(bundle.unet, bundle.text_encoder, LoraConfig(text_encoder=True), seed=0)
+    names = add_lora(bundle.unet, bundle.text_encoder, LoraConfig(), seed=0)
     trains = trained_parameters(bundle.unet)
     words = trained_parameters(bundle.text_encoder)
     assert names == [f"unet.{n}" for n in trains] + [f"text_encoder.{n}" for n in words]
@@ -90,23 +89,25 @@ def test_the_targets_are_what_they_say(targets: Any, layers: int, examples: list
     assert not [path for path in found if path.startswith(("conv_", "time_embedding"))]
 
 
-def test_the_text_encoder_is_left_alone_unless_asked() -> None:
-    bundle = loras.copy_of(tiny.tiny())
-    add_lora(bundle.unet, bundle.text_encoder, LoraConfig(), seed=0)
-    assert not lora_state(bundle.text_encoder)
-    assert list(bundle.text_encoder.state_dict()) == list(tiny.tiny().text_encoder.state_dict())
+def test_the_text_encoder_is_adapted_exactly_when_it_is_given() -> None:
+    alone, both = loras.copy_of(tiny.tiny()), loras.copy_of(tiny.tiny())
+    names = add_lora(alone.unet, None, LoraConfig(), seed=0)
+    assert names and all(name.startswith("unet.") for name in names)
+    assert len(add_lora(both.unet, both.text_encoder, LoraConfig(), seed=0)) > len(names)
+    assert lora_state(both.text_encoder)
 
 
 def test_the_start_is_addressed_by_seed_and_layer_and_draws_from_nothing_else() -> None:
-    def start(seed: int, **settings: Any) -> dict[str, Tensor]:
+    def start(seed: int, *, words: bool = False, **settings: Any) -> dict[str, Tensor]:
         bundle = loras.copy_of(tiny.tiny())
         torch.manual_seed(seed * 100)
         state = torch.get_rng_state()
-        add_lora(bundle.unet, bundle.text_encoder, LoraConfig(**settings), seed)
+        encoder = bundle.text_encoder if words else None
+        add_lora(bundle.unet, encoder, LoraConfig(**settings), seed)
         assert torch.equal(torch.get_rng_state(), state)
         return lora_state(bundle.unet)
 
-    one, same, other = start(1), start(1, text_encoder=True, targets="all"), start(2)
+    one, same, other = start(1), start(1, words=True, targets="all"), start(2)
     drawn = [name for name in one if ".lora_A." in name]
     one = {name: value.detach() for name, value in one.items()}
     assert all(torch.equal(one[name], same[name]) for name in drawn)
@@ -192,7 +193,7 @@ def test_training_goes_on_from_either_file_with_the_same_bits(layout: str, tmp_p
     adapted = loras.trained(tiny.tiny(), targets="all")
     loras.saved(adapted, tmp_path)
     fresh = loras.copy_of(tiny.tiny())
-    config = LoraConfig(rank=4, alpha=6.0, targets="all", text_encoder=True)
+    config = LoraConfig(rank=4, alpha=6.0, targets="all")
     add_lora(fresh.unet, fresh.text_encoder, config, seed=9)
     initialise_lora(tmp_path / layout, fresh.unet, fresh.text_encoder)
     for network, other in ((adapted.unet, fresh.unet), (adapted.text_encoder, fresh.text_encoder)):
@@ -215,8 +216,9 @@ def test_training_does_not_go_on_from_a_lora_of_another_form(
 ) -> None:
     loras.saved(loras.trained(tiny.tiny()), tmp_path)
     fresh = loras.copy_of(tiny.tiny())
-    settings: dict[str, Any] = {"rank": 4, "alpha": 6.0, "text_encoder": True} | changed
-    add_lora(fresh.unet, fresh.text_encoder, LoraConfig(**settings), seed=0)
+    settings: dict[str, Any] = {"rank": 4, "alpha": 6.0} | changed
+    encoder = fresh.text_encoder if settings.pop("text_encoder", True) else None
+    add_lora(fresh.unet, encoder, LoraConfig(**settings), seed=0)
     with pytest.raises(UserError, match=words):
         initialise_lora(tmp_path, fresh.unet, fresh.text_encoder)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from latentdiff.data.captions import CaptionConfig
 from latentdiff.errors import UserError
-from latentdiff.models.lora import LoraConfig
+from latentdiff.models.lora import LoraConfig, lora_state
 from latentdiff.training.config import TrainConfig
 from latentdiff.training.loop import run
 from latentdiff.training.text_to_image import DataConfig, TextToImageConfig, TextToImageTask
@@ -184,7 +184,12 @@ def test_pictures_smaller_than_the_model_can_take_are_named_with_the_way_out(bas
 
 def test_a_lora_trains_nothing_but_its_pairs_and_starts_as_the_base(base, pictures, tmp_path):
     settings = config(
-        base, pictures, tmp_path, method="lora", lora=LoraConfig(rank=2, text_encoder=True)
+        base,
+        pictures,
+        tmp_path,
+        method="lora",
+        lora=LoraConfig(rank=2),
+        train_text_encoder=True,
     )
     task = TextToImageTask(settings)
     plain = TextToImageTask(config(base, pictures, tmp_path))
@@ -204,6 +209,7 @@ def test_a_lora_run_leaves_what_another_run_starts_from(base, pictures, tmp_path
     first = TextToImageTask(settings)
     result = run(first, settings.train, settings=settings)
     other = TextToImageTask(config(base, pictures, tmp_path / "other", **lora))
+    assert not lora_state(other.networks.text_encoder)
     other.initialise(result.export)
     batch = first.batch(range(4))
     torch.testing.assert_close(first.module(batch)["loss"], other.module(batch)["loss"])

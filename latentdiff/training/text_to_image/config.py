@@ -77,7 +77,8 @@ class TextToImageConfig:
     method: Literal["full", "lora"] = "full"
     """Train all weights of the U-Net, or a LoRA beside them."""
     train_text_encoder: bool = False
-    """Method full: train the text encoder too. (A LoRA of it: --text-encoder.)"""
+    """Teach the text encoder too, by the same method: for words that it never met. Texts are then
+    encoded anew in every step, which takes longer."""
     model: str = "snowglobe"
     """From nothing: sizes of the networks, a preset of `latentdiff.models.presets`."""
     vae: Path | None = None
@@ -138,10 +139,8 @@ class TextToImageConfig:
             )
         if self.method == "lora" and self.base is None:
             raise UserError("a LoRA needs a model to stand beside: give --base")
-        if self.text_encoder_learns and self.base is None:
+        if self.train_text_encoder and self.base is None:
             raise UserError("train_text_encoder goes with --base; from nothing, use `train clip`")
-        if self.train_text_encoder and self.method == "lora":
-            raise UserError("train_text_encoder is for --method full; a LoRA takes --text-encoder")
         own = self.pictures.data is not None
         if own and self.pool is not None:
             raise UserError("both --data and --pool were given; give one")
@@ -160,11 +159,6 @@ class TextToImageConfig:
             raise UserError(f"offset_noise is {self.offset_noise}, expected at least 0")
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             refuse_epsilon()
-
-    @property
-    def text_encoder_learns(self) -> bool:
-        """Whether the text encoder is trained beside the U-Net, by either method."""
-        return self.lora.text_encoder if self.method == "lora" else self.train_text_encoder
 
     def scheduler_config(self, base: SchedulerConfig | None = None) -> SchedulerConfig:
         """The scheduler config that samples from this training; `base` is the base model's."""

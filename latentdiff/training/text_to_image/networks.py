@@ -108,7 +108,7 @@ def _from_nothing(config: TextToImageConfig) -> Networks:
 
 def _mark(networks: Networks, config: TextToImageConfig) -> None:
     """Set what requires grad: everything, or the LoRA that is added here."""
-    trained = networks.text_encoder if config.text_encoder_learns else None
+    trained = networks.text_encoder if config.train_text_encoder else None
     if config.method == "lora":
         add_lora(networks.unet, trained, config.lora, config.train.seed)
     else:

@@ -160,7 +160,7 @@ class OwnPictures:
         if self.cache is None:
             return None
         captions = self.config.captions
-        fixed_texts = static(captions) and not self.config.text_encoder_learns
+        fixed_texts = static(captions) and not self.config.train_text_encoder
         return encode_cache.ensure_cache(
             self.cache,
             self.source,

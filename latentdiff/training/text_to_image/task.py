@@ -88,7 +88,7 @@ class TextToImageTask:
             self.networks.unet,
             self.noising,
             self.frozen,
-            self.networks.text_encoder if config.text_encoder_learns else None,
+            self.networks.text_encoder if config.train_text_encoder else None,
         )
         self._pairs: FixedPairs | None = None
 
