@@ -8,9 +8,11 @@ RUN/report.html                     all of it on one page
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from latentdiff import files
+from latentdiff.errors import UserError
 from latentdiff.training.logging import Progress, RunLog
 from latentdiff.training.report import write_report
 from latentdiff.training.run_folder import RunFolder
@@ -61,6 +63,12 @@ class Looks:
         with files.atomic_path(place) as path:
             sheet.save(path)
 
-    def report(self) -> None:
-        """Write report.html afresh."""
-        write_report(self.folder.path)
+    def report(self, step: int) -> None:
+        """Write report.html afresh; where it cannot be written, say so and let the run go on."""
+        try:
+            write_report(self.folder.path)
+        except UserError as error:
+            self.progress.say(f"{self.task.name}: no report at step {step}: {error}")
+            if self.log is not None:
+                with contextlib.suppress(OSError):  # the disk that had no room for the page
+                    self.log.write("no_report", step, message=str(error))

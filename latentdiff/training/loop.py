@@ -88,7 +88,7 @@ def run(task: Task, config: TrainConfig, *, settings: object | None = None) -> R
         accounts = agreement.gather(processes, mine)
         if trainer.log is not None:
             trainer.log.write("end", trainer.step, stopped=stopped, processes=accounts)
-            trainer.looks.report()
+            trainer.looks.report(trainer.step)
         result = _result(trainer, stopped, signals.caught)
         if processes.is_main:
             trainer.progress.say(_farewell(task, result))

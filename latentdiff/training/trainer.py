@@ -224,6 +224,7 @@ class Trainer:
             )
         if self.log is not None:
             self.log.write("non_finite", trouble.step, message=message)
+            self.looks.report(trouble.step)
         if self.processes.count > 1:  # a process that ends makes the launcher end the others
             self.processes.accelerator.wait_for_everyone()
         raise NonFiniteError(message)
@@ -280,7 +281,7 @@ class Trainer:
         began = time.monotonic()
         with self.averaged.ready() as module, torch.no_grad():
             until_stopped(lambda: self._see(module, validate=validate, sheet=sheet))
-        self.looks.report()
+        self.looks.report(self.step)
         self.clock.closing_seconds = max(self.clock.closing_seconds, time.monotonic() - began)
 
     def _see(self, module: nn.Module, *, validate: bool, sheet: bool) -> None:

@@ -180,6 +180,23 @@ def test_a_poisoned_batch_stops_the_run_before_anything_changes(tmp_path):
     assert "non_finite" in (tmp_path / "bad" / "log.jsonl").read_text()
 
 
+def test_a_run_that_stops_leaves_a_report_that_says_why(tmp_path):
+    with pytest.raises(NonFiniteError, match="step 2"):
+        loop.run(RegressorTask(poisoned=frozenset({13})), settings(tmp_path))
+    assert "Stopped at step 2" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_a_report_that_cannot_be_written_does_not_end_the_run(tmp_path, capsys):
+    (tmp_path / "report.html").mkdir()
+    result = loop.run(RegressorTask(), settings(tmp_path, validate_every=10))
+    assert result.stopped == "finished" and result.export is not None
+    assert "no report at step 10: " in capsys.readouterr().out
+    events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    told = [event for event in events if event["event"] == "no_report"]
+    assert {event["step"] for event in told} == {0, 10, 20}
+    assert all("report.html is a folder" in event["message"] for event in told)
+
+
 def test_the_same_command_goes_on_after_a_restart_by_torchrun(tmp_path, monkeypatch):
     loop.run(RegressorTask(), settings(tmp_path / "a"))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
