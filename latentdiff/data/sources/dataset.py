@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import latentdiff.data.sources.text as text
-from latentdiff.data.records import BadPicture, Problem
+from latentdiff.data.records import BadPicture
 from latentdiff.data.regular import MAX_BYTES, file_state
+from latentdiff.data.sources.listed import Listed
 from latentdiff.data.sources.metadata import CAPTION_COLUMNS
-from latentdiff.data.sources.packed import Captions, CaptionsBuilder, Problems, counted, printable
+from latentdiff.data.sources.packed import Captions, CaptionsBuilder, Problems, printable
 from latentdiff.errors import UserError, nearest
 
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
 
 
-class DatasetSource:
+class DatasetSource(Listed):
     """Rows of a `datasets.Dataset`; a Source. `rows`: the table's rows that can be used."""
 
     def __init__(
@@ -37,34 +38,12 @@ class DatasetSource:
         places: Places,
         kind: str,
     ) -> None:
-        self._name, self._table, self._rows, self._captions = name, table, rows, captions
-        self._problems, self._places, self._kind = problems, places, kind
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def summary(self) -> str:
-        return (
-            f"{self._name}: {counted(len(self), 'picture')}, "
-            f"{counted(self._captions.count, 'caption')} "
-            f"({self._kind}){self._problems.summary()}"
-        )
-
-    @property
-    def problems(self) -> Sequence[Problem]:
-        return self._problems
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        super().__init__(name, captions, problems, kind)
+        self._table, self._rows, self._places = table, rows, places
 
     def id(self, row: int) -> str:
         """ "file.parquet#12", or "owner/name#12" for the hub's."""
         return self._places.id(int(self._rows[row]))
-
-    def captions(self, row: int) -> tuple[str, ...]:
-        return self._captions.of(row)
 
     def read(self, row: int) -> bytes:
         """The bytes in the row. Raises BadPicture "missing" or "too-large"."""

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import latentdiff.data.sources.text as text
-from latentdiff.data.records import BadPicture, Problem
+from latentdiff.data.records import BadPicture
 from latentdiff.data.regular import file_state, read_regular, unreadable
+from latentdiff.data.sources.listed import Listed
 from latentdiff.data.sources.listing import Listing, inside
 from latentdiff.data.sources.metadata import Metadata
 from latentdiff.data.sources.packed import (
@@ -25,13 +26,12 @@ from latentdiff.data.sources.packed import (
     CaptionsBuilder,
     PackedStrings,
     Problems,
-    counted,
     printable,
 )
 from latentdiff.errors import UserError
 
 
-class FolderSource:
+class FolderSource(Listed):
     """Pictures in files below one root; a Source. `paths` are relative to the root, in bytes."""
 
     def __init__(
@@ -43,27 +43,8 @@ class FolderSource:
         problems: Problems,
         kind: str,
     ) -> None:
-        self._name, self._root, self._paths = name, os.path.realpath(root), paths
-        self._captions, self._problems, self._kind = captions, problems, kind
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def summary(self) -> str:
-        return (
-            f"{self._name}: {counted(len(self), 'picture')}, "
-            f"{counted(self._captions.count, 'caption')} "
-            f"({self._kind}){self._problems.summary()}"
-        )
-
-    @property
-    def problems(self) -> Sequence[Problem]:
-        return self._problems
-
-    def __len__(self) -> int:
-        return len(self._paths)
+        super().__init__(name, captions, problems, kind)
+        self._root, self._paths = os.path.realpath(root), paths
 
     def id(self, row: int) -> str:
         """The path below the root, printable."""
@@ -72,9 +53,6 @@ class FolderSource:
     def path(self, row: int) -> Path:
         """The picture's file."""
         return Path(os.fsdecode(os.path.join(self._root, self._paths[row])))
-
-    def captions(self, row: int) -> tuple[str, ...]:
-        return self._captions.of(row)
 
     def read(self, row: int) -> bytes:
         """The file's bytes. Raises BadPicture, also when the file has left the root since."""

@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import latentdiff.data.sources.text as text
-from latentdiff.data.records import BadPicture, Problem
+from latentdiff.data.records import BadPicture
 from latentdiff.data.regular import MAX_BYTES, file_state, unreadable
 from latentdiff.data.sources.dataset import short_names
+from latentdiff.data.sources.listed import Listed
 from latentdiff.data.sources.metadata import CAPTION_COLUMNS
 from latentdiff.data.sources.packed import (
     Captions,
@@ -44,7 +45,7 @@ _MAX_RATIO = 200  # unpacked to packed; pictures hardly pack at all
 _MAX_UNPACKED = 8 << 30
 
 
-class TarSource:
+class TarSource(Listed):
     """Samples of tar shards; a Source. files: where the bytes are (unpacked, for .tar.gz)."""
 
     def __init__(
@@ -59,36 +60,14 @@ class TarSource:
         problems: Problems,
         shown: Sequence[Path],
     ) -> None:
-        self._name, self._files = name, [str(f.resolve()) for f in files]
+        super().__init__(name, captions, problems, counted(len(files), "tar shard"))
+        self._files = [str(f.resolve()) for f in files]
         self._shards, self._offsets, self._sizes, self._keys = shards, offsets, sizes, keys
-        self._captions, self._problems = captions, problems
         self._shown, self._originals = short_names(shown), [str(f.resolve()) for f in shown]
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def summary(self) -> str:
-        return (
-            f"{self._name}: {counted(len(self), 'picture')}, "
-            f"{counted(self._captions.count, 'caption')} "
-            f"({counted(len(self._files), 'tar shard')}){self._problems.summary()}"
-        )
-
-    @property
-    def problems(self) -> Sequence[Problem]:
-        return self._problems
-
-    def __len__(self) -> int:
-        return len(self._keys)
 
     def id(self, row: int) -> str:
         """ "shard.tar#key"."""
         return f"{self._shown[self._shards[row]]}#{printable(self._keys[row])}"
-
-    def captions(self, row: int) -> tuple[str, ...]:
-        return self._captions.of(row)
 
     def read(self, row: int) -> bytes:
         file, offset = self._files[self._shards[row]], int(self._offsets[row])
