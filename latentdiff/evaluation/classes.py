@@ -23,6 +23,7 @@ from latentdiff import files
 from latentdiff.errors import UserError
 from latentdiff.evaluation.intervals import Proportion, wilson
 from latentdiff.evaluation.paired import clustered_mean, mcnemar, newcombe
+from latentdiff.evaluation.saved_weights import load_strictly
 
 PICTURE_SIZE = 32
 WIDTHS = (64, 128, 192)
@@ -114,9 +115,6 @@ def is_saved(folder: str | Path) -> bool:
 
 def load(folder: str | Path) -> PhotoClassifier:
     """Read a classifier written by `save`, in evaluation mode; UserError when it is damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     root = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (root / name).is_file():
@@ -129,16 +127,7 @@ def load(folder: str | Path) -> PhotoClassifier:
         classifier.facts = dict(config["facts"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root / CONFIG} does not describe a classifier ({error!r})") from error
-    try:
-        state = load_file(str(root / WEIGHTS))
-    except SafetensorError as error:
-        raise UserError(f"{root / WEIGHTS} cannot be read ({error})") from error
-    expected = {name: tuple(value.shape) for name, value in classifier.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    if expected != found:
-        wrong = sorted(set(expected.items()) ^ set(found.items()))[0]
-        raise UserError(f"{root / WEIGHTS} does not fit its config.json: {wrong[0]} {wrong[1]}")
-    classifier.load_state_dict(state, strict=True)
+    load_strictly(classifier, root / WEIGHTS)
     return classifier.eval()
 
 

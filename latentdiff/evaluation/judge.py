@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from latentdiff import files
 from latentdiff.errors import UserError
+from latentdiff.evaluation.saved_weights import load_strictly
 
 PICTURE_SIZE = 128
 WIDTHS = (48, 96, 144)
@@ -131,9 +132,6 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
 
     Raises UserError when the folder, a file or a weight is missing, or of another shape.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     root = Path(folder)
     for name in (CONFIG, WEIGHTS):
         if not (root / name).is_file():
@@ -146,16 +144,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
         judge = Judge(config["subjects"], config["settings"], config["widths"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{root / CONFIG} does not describe a judge ({error!r})") from error
-    try:
-        state = load_file(str(root / WEIGHTS))
-    except SafetensorError as error:
-        raise UserError(f"{root / WEIGHTS} cannot be read ({error})") from error
-    expected = {name: tuple(value.shape) for name, value in judge.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    if expected != found:
-        wrong = sorted(set(expected.items()) ^ set(found.items()))[0]
-        raise UserError(f"{root / WEIGHTS} does not fit its config.json: {wrong[0]} {wrong[1]}")
-    judge.load_state_dict({name: value.float() for name, value in state.items()}, strict=True)
+    load_strictly(judge, root / WEIGHTS)
     return judge.to(device).eval()
 
 
