@@ -193,7 +193,25 @@ def _take(argv: list[str], names: Sequence[str], prog: str) -> tuple[list[str], 
 
 
 def _one_line(text: str, prog: str) -> str:
-    """tyro's boxed error message as one line."""
-    lines = [line.strip("│┃ ╭╮╰╯─━\n") for line in text.splitlines()]
-    kept = [line for line in lines if line and not line.startswith("For full helptext")]
-    return " ".join(kept) or f"{prog}: the options could not be read; see {prog} --help"
+    """tyro's boxed error message as one line: what is wrong, and the nearest right name."""
+    lines = [line.strip("│┃ ╭╮╰╯─━\n") for line in text.splitlines() if not line.startswith("╭")]
+    body: list[str] = []
+    for line in lines:
+        if line.startswith(("For full helptext", "Got errors:", "Argument helptext:")):
+            break
+        if line:
+            body.append(line)
+    if not body:
+        return f"{prog}: the options could not be read; see {prog} --help"
+    first, *rest = body
+    if first.startswith("Unrecognized options:"):
+        words = first.partition(":")[2].replace(",", " ").split()
+        # What follows an unknown option is its value, as a rule.
+        wrong = [word for word in words if word.startswith("-")] or words
+        near = [line.split()[0] for line in rest if line.startswith("--")]
+        hint = f"did you mean {' or '.join(near[:3])}?" if near else f"see {prog} --help"
+        kind = "option" if wrong[0].startswith("-") else "argument"
+        return f"unknown {kind} {' '.join(wrong)}; {hint}"
+    if first.startswith("Missing from"):
+        return f"missing: {' '.join(rest).removesuffix(' (required)')}"
+    return " ".join(body)

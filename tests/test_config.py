@@ -75,7 +75,8 @@ def test_a_mistake_in_a_file_is_a_user_error_that_helps(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--step", "3"], "--steps"),
+        (["--step", "3"], r"^unknown option --step; did you mean --steps\?$"),
+        (["3"], "^unknown argument 3; see"),
         (["--steps", "x"], "--steps"),
         (["--steps", "0"], "at least 1"),
         (["--preset", "lng"], "long"),
