@@ -68,6 +68,8 @@ class BucketPlan:
     crop_loss: (n,) float32, share of the picture's area that a crop takes away; 0 for -1.
     upscaled: (n,) bool, the picture is smaller than its bucket.
     multiple: what every side is a multiple of, in pixels.
+    smaller: number of pictures that are smaller than the common bucket of their shape, and not
+    scaled up to it.
     """
 
     buckets: tuple[Bucket, ...]
@@ -76,6 +78,7 @@ class BucketPlan:
     crop_loss: NDArray[np.float32]
     upscaled: NDArray[np.bool_]
     multiple: int
+    smaller: int = 0
 
     @property
     def counts(self) -> NDArray[np.int64]:
@@ -130,6 +133,12 @@ class BucketPlan:
                 f"{len(self.buckets):,}; their batches show a picture more than once, and come as "
                 "much more rarely"
             )
+        if self.smaller:
+            own = "its own size" if self.smaller == 1 else "their own sizes"
+            lines.append(
+                f"{_pictures(self.smaller, 'is', 'are')} smaller than the model's buckets and "
+                f"trained at {own}; --upscale enlarges"
+            )
         if len(self.too_small):
             lines.append(
                 f"{_pictures(len(self.too_small), 'is', 'are')} left out: a side is shorter than "
@@ -171,6 +180,7 @@ def assign(
         crop_loss=np.where(usable, 1 - kept, 0).astype(np.float32),
         upscaled=usable & small & upscale,
         multiple=multiple,
+        smaller=0 if upscale else int((usable & small).sum()),
     )
 
 

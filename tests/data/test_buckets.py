@@ -164,6 +164,14 @@ def test_a_picture_of_no_size_gets_no_bucket_and_is_not_called_small(upscale: bo
     assert ("left out" in plan.table()) != upscale
 
 
+def test_pictures_trained_at_a_smaller_size_are_counted() -> None:
+    sizes = [(128, 128), (200, 128), (32, 32), (100, 300)]
+    buckets = make_buckets(128, multiple=16)
+    table = assign(sizes, buckets, multiple=16).table()
+    assert "1 picture is smaller than the model's buckets and trained at its own size" in table
+    assert "smaller" not in assign(sizes, buckets, multiple=16, upscale=True).table()
+
+
 def test_the_order_of_pictures_does_not_change_their_buckets() -> None:
     sizes = some_sizes()
     there = assign(sizes, make_buckets(128, multiple=16), multiple=16)
