@@ -348,6 +348,15 @@ def _scalars(differences: tuple[Difference, ...]) -> dict[str, float]:
     return found
 
 
+def _change(row: Difference) -> str:
+    """Difference ± standard error, with as many digits as the error lends meaning to."""
+    scale = row.standard_error if row.standard_error > 0 else abs(row.difference)
+    digits = 4
+    if math.isfinite(scale) and scale > 0:
+        digits = min(9, max(4, 1 - math.floor(math.log10(scale))))
+    return f"{row.difference:+.{digits}f} ± {row.standard_error:.{digits}f}"
+
+
 def _line(
     step: int,
     differences: tuple[Difference, ...],
@@ -365,9 +374,7 @@ def _line(
         text = f"{row.group} loss {row.mean_now:.4f}"
         if since is not None:
             verdict = "" if row.significant else ", not significant"
-            text += (
-                f" ({row.difference:+.4f} ± {row.standard_error:.4f} since step {since}{verdict})"
-            )
+            text += f" ({_change(row)} since step {since}{verdict})"
         said.append(text)
     line = f"step {step}: " + "; ".join(said or ["no validation pairs"])
     if changed:

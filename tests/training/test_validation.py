@@ -156,6 +156,13 @@ def test_scalars_and_line_say_what_the_differences_say(tmp_path: Path) -> None:
     assert stored.differences == said.differences
 
 
+def test_a_small_change_is_written_with_the_digits_that_mean_something(tmp_path: Path) -> None:
+    log = ValidationLog(tmp_path)
+    log.record(0, pairs())
+    line = log.record(10, pairs(-2.5e-6)).line
+    assert re.search(r"\(-0\.00000250* ± 0\.0+ since step 0", line)
+
+
 def test_changed_pairs_begin_a_new_comparison(tmp_path: Path) -> None:
     log = ValidationLog(tmp_path)
     log.record(0, pairs(5.0))
