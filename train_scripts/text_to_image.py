@@ -58,8 +58,10 @@ def draw(
 
 def build(config: TextToImageConfig) -> TextToImageTask:
     """The task, with the pipeline to draw its samples."""
+    from latentdiff.training.loop import refuse_early
     from latentdiff.training.text_to_image import TextToImageTask
 
+    refuse_early(config.train, TextToImageTask.name)
     return TextToImageTask(config, draw)
 
 

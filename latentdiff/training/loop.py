@@ -29,6 +29,7 @@ from latentdiff.training.logging import Progress, RunLog
 from latentdiff.training.loss_scale import LossScale
 from latentdiff.training.optim import allocate, build_optimizer
 from latentdiff.training.processes import Processes, ema_device, start
+from latentdiff.training.report import NAME as REPORT
 from latentdiff.training.run_folder import RunFolder, default_path
 from latentdiff.training.sampler import Positions, batches, fit_workers, shared_memory_free
 from latentdiff.training.schedule import Decay
@@ -93,6 +94,24 @@ def run(task: Task, config: TrainConfig, *, settings: object | None = None) -> R
         if processes.is_main:
             trainer.progress.say(_farewell(task, result))
         return result
+
+
+def refuse_early(config: TrainConfig, task_name: str) -> None:
+    """What would end the run in a moment, found before a task reads its networks and data.
+
+    Raises UserError: the folder holds another run, or nothing to resume, or is in use.
+    """
+    folder = RunFolder(default_path(config, task_name))
+    config = after_restart(config, folder)
+    if config.dry_run or int(os.environ.get("RANK", "0")):
+        return
+    if folder.path.is_dir():
+        with files.FolderLock(folder.path):
+            pass
+    if not config.resume:
+        folder.refuse_if_used()
+    elif not checkpoints.stored(folder.checkpoints):
+        folder.newest_checkpoint()
 
 
 def after_restart(config: TrainConfig, folder: RunFolder) -> TrainConfig:
@@ -312,10 +331,15 @@ def _farewell(task: Task, result: RunResult) -> str:
         "interrupted": "interrupted; --resume goes on from here",
         "paused": "stopped as asked; --resume goes on from here",
     }[result.stopped]
-    return (
+    line = (
         f"{task.name}: {how}: step {result.step}, {result.positions:,} samples, "
         f"{result.minutes:.1f} minutes; checkpoint {result.checkpoint}, weights {result.export}"
     )
+    report = result.run_dir / REPORT
+    line += f"\nhow it went: {report}" if report.is_file() else ""
+    if result.stopped in ("finished", "time") and hasattr(task, "try_out"):
+        line += f"\ntry it: {task.try_out(result.export)}"
+    return line
 
 
 def to_channels_last(module: nn.Module) -> None:

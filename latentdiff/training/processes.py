@@ -147,9 +147,11 @@ class Processes:
             where += f" ({torch.cuda.get_device_name(self.device)})"
         precision = "float32" if self.dtype is None else f"{self.dtype} autocast".split(".")[-1]
         plural = "process" if self.count == 1 else "processes"
+        count = torch.get_num_threads()
+        threads = f"{count} thread{'' if count == 1 else 's'}{' each' if self.count > 1 else ''}"
         return (
             f"{self.count} {plural}, {backend}, device {where}, "
-            f"{torch.get_num_threads()} threads each, {precision}, torch {torch.__version__}"
+            f"{threads}, {precision}, torch {torch.__version__}"
         )
 
 

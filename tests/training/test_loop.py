@@ -222,6 +222,21 @@ def test_a_used_folder_needs_resume_and_an_empty_one_cannot_resume(tmp_path):
         loop.run(RegressorTask(), settings(tmp_path))
 
 
+def test_a_folder_that_cannot_be_used_is_refused_before_the_task_is_built(tmp_path, monkeypatch):
+    settled = settings(tmp_path, steps=2)
+    loop.refuse_early(settled, "regressor")
+    with pytest.raises(UserError, match="nothing to resume"):
+        loop.refuse_early(settings(tmp_path, resume=True), "regressor")
+    loop.run(RegressorTask(), settled)
+    with pytest.raises(UserError, match="already holds a run at step 2"):
+        loop.refuse_early(settled, "regressor")
+    loop.refuse_early(settings(tmp_path, resume=True), "regressor")
+    with files.FolderLock(tmp_path), pytest.raises(UserError, match="in use by process"):
+        loop.refuse_early(settings(tmp_path, resume=True), "regressor")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    loop.refuse_early(settled, "regressor")
+
+
 def test_resume_passes_over_a_damaged_checkpoint_and_says_so(tmp_path, capsys):
     loop.run(RegressorTask(), settings(tmp_path, steps=20))  # leaves steps 17 and 20
     newest = tmp_path / "checkpoints" / checkpoints.folder_name(20)

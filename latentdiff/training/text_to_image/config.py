@@ -25,7 +25,7 @@ class DataConfig:
     validation_data: str | None = None
     """Held-out pictures; without them a share of the data is held out."""
     validation_share: float = 0.1
-    """Share of the pictures held out, by a hash of their names; at most --validation-pictures."""
+    """Share of the pictures held out, by a hash of their content; at most --validation-pictures."""
     image_column: str | None = None
     """Column of the pictures in parquet files and hub data sets; found by itself if it can be."""
     caption_column: str | None = None

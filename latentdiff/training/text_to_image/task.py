@@ -37,6 +37,7 @@ from latentdiff.training.text_to_image.exports import (
     save_model,
 )
 from latentdiff.training.text_to_image.feed import Feed, SceneFeed, Visits
+from latentdiff.training.text_to_image.listed import say
 from latentdiff.training.text_to_image.module import Batch, Noising, UNetModule
 from latentdiff.training.text_to_image.networks import load_networks
 from latentdiff.training.text_to_image.pairs import FixedPairs
@@ -94,7 +95,9 @@ class TextToImageTask:
 
     def _open_feed(self) -> Feed:
         if self.config.pictures.data is None:
-            return SceneFeed(self.config, self.networks)
+            scenes = SceneFeed(self.config, self.networks)
+            say(f"no --data: {scenes.summary['source']}, {scenes.summary['pictures']}")
+            return scenes
         from latentdiff.training.text_to_image.own_pictures import open_own_pictures
 
         run = default_path(self.config.train, self.name)
@@ -196,6 +199,11 @@ class TextToImageTask:
             prompts=tuple(prompts),
             commands=tuple(commands),
         )
+
+    def try_out(self, export: Path) -> str:
+        """A command that draws with what the run leaves."""
+        prompt = next(iter(self.config.sheet_prompts or self.feed.prompts()), "")
+        return shlex.join(["latentdiff", "generate", prompt, *how_to_load(self.config, export)])
 
     def _command(self, run: Path, prompt: str, seed: int) -> str:
         """What draws one picture of the sheet again while RUN/export has that step's weights."""
