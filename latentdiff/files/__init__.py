@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import functools
 import hashlib
 import io
@@ -23,10 +22,27 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 from latentdiff.errors import UserError
+from latentdiff.files.lock import FolderLock
+
+__all__ = [
+    "MANIFEST",
+    "FolderLock",
+    "atomic_path",
+    "discard_folder",
+    "new_file",
+    "publish_folder",
+    "remove_temporaries",
+    "sha256_file",
+    "sync",
+    "verify_manifest",
+    "write_bytes",
+    "write_json",
+    "write_manifest",
+    "write_text",
+]
 
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
@@ -347,69 +363,3 @@ def verify_manifest(folder: str | Path, *, needed: Iterable[str] = ()) -> list[s
         except OSError as error:
             problems.append(f"{name} cannot be read ({error.strerror})")
     return problems
-
-
-class FolderLock:
-    """One writer a folder: a second one is refused with a UserError.
-
-    The lock is the kernel's (`flock`), so it goes with its process however that ends: a stale
-    lock file hinders nobody. Children of the process do not keep it.
-    """
-
-    _held: ClassVar[set[FolderLock]] = set()
-
-    def __init__(self, folder: str | Path) -> None:
-        self.path = Path(folder) / ".lock"
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> FolderLock:
-        _writable_parent(self.path)
-        try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path} ({error.strerror}); choose another place"
-            ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(descriptor)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(
-                    f"cannot lock {self.path} ({error.strerror}); choose a folder on another disk"
-                ) from error
-            raise UserError(
-                f"{self.path.parent} is in use by process {holder}; "
-                "wait for it to end, or choose another folder"
-            ) from error
-        # The number is a courtesy to whoever is refused; a full disk must not stand in the way.
-        with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode("ascii"))
-        self._descriptor = descriptor
-        self._held.add(self)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._let_go()
-
-    def _let_go(self) -> None:
-        self._held.discard(self)
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    @classmethod
-    def _forked(cls) -> None:
-        """In a child process: a data worker that outlives its trainer must not hold the folder."""
-        for lock in tuple(cls._held):
-            lock._let_go()
-
-
-os.register_at_fork(after_in_child=FolderLock._forked)
