@@ -9,7 +9,9 @@ from pathlib import Path
 
 import bad_input
 import pytest
-from bad_input import ARCHIVES, CAPTIONS, PICTURES, bad_archives, bad_captions, bad_pictures
+from bad_archives import ARCHIVES, bad_archives
+from bad_captions import CAPTIONS, bad_captions
+from bad_input import PICTURES, bad_pictures
 
 from latentdiff.data.decode import decode, header
 from latentdiff.data.records import BadPicture, Problem, Source

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bad_input import bad_archives, sample, tar_bytes
+from bad_archives import bad_archives, sample, tar_bytes
 
 from latentdiff.data.sources.stream import StreamSource, open_stream
 from latentdiff.errors import UserError
