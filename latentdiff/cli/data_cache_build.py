@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from latentdiff import config
-from latentdiff.cli.progress import Progress
+from latentdiff.data.progress import Progress
 from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def run(options: BuildConfig) -> int:
     from latentdiff.data.latent_cache import CONTEXTS, MOMENTS, LatentCache
     from latentdiff.training import encode_cache
     from latentdiff.training.text_to_image.listed import open_named
-    from latentdiff.training.text_to_image.own_pictures import buckets_of
+    from latentdiff.training.text_to_image.own_pictures import buckets_of, size_of
 
     begun = time.monotonic()
     captions = CaptionConfig(
@@ -163,7 +163,7 @@ def run(options: BuildConfig) -> int:
         workers=options.workers,
         show=show,
         say=say,
-        about=_size_of(data, networks),
+        about=size_of(data, networks),
     )
     _report(source, view)
     moments, contexts = cache.store(MOMENTS), cache.store(CONTEXTS)
@@ -222,13 +222,6 @@ def _check_captions(source: Source, networks: Networks, captions: CaptionConfig)
         report.refuse_long()
     for line in report.lines():
         say(line)
-
-
-def _size_of(data: DataConfig, networks: Networks) -> dict[str, str]:
-    """What tells the uses of one data set at several sizes apart."""
-    side = data.resolution or networks.size
-    shape = f"aspect up to {data.max_aspect:g}" if data.buckets else "square"
-    return {"size": f"{side} px, {shape}"}
 
 
 def _device(name: str) -> torch.device:

@@ -95,10 +95,10 @@ class CheckConfig:
 def main(argv: list[str]) -> int:
     """Run `latentdiff data check` and return its exit code."""
     options = config.parse(CheckConfig, argv, prog=PROG, description=DESCRIPTION)
-    from latentdiff.cli.progress import Progress
     from latentdiff.data.check import check
     from latentdiff.data.guarded import default_workers
     from latentdiff.data.manifest import refuse_place, write_manifest
+    from latentdiff.data.progress import Progress
 
     begun = time.monotonic()
     source = _open(options, options.data, options.split)

@@ -12,7 +12,9 @@ import tiny
 import torch
 from PIL import Image
 
+from latentdiff.data import cache_uses
 from latentdiff.data.captions import CaptionConfig
+from latentdiff.data.latent_cache import LatentCache
 from latentdiff.errors import UserError
 from latentdiff.models.lora import LoraConfig, lora_state
 from latentdiff.training.config import TrainConfig
@@ -106,6 +108,20 @@ def test_the_loss_with_a_cache_is_that_without_one(base, pictures, tmp_path):
     plain, cached = losses(tmp_path / "plain"), losses(tmp_path / "cached")
     assert len(plain) == 20
     np.testing.assert_allclose(plain, cached, rtol=1e-5, atol=1e-5)
+
+
+def test_one_data_set_cached_at_two_sizes_is_two_uses_of_the_cache(base, pictures, tmp_path):
+    for side in (32, 24, 32):
+        settings = config(
+            base,
+            pictures,
+            tmp_path / "run",
+            cache=tmp_path / "cache",
+            pictures={"resolution": side},
+        )
+        TextToImageTask(settings)
+    uses = cache_uses.listed(LatentCache(tmp_path / "cache"))
+    assert sorted(use.about["size"][:5] for use in uses) == ["24 px", "32 px"]
 
 
 def test_cached_flips_and_contexts_are_those_of_the_uncached_run(base, pictures, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from latentdiff.data.bad_samples import NAME as BAD_SAMPLES
@@ -11,6 +11,7 @@ from latentdiff.data.bad_samples import BadSamples
 from latentdiff.data.buckets import Bucket, assign
 from latentdiff.data.captions import CaptionPolicy
 from latentdiff.data.decode import decode
+from latentdiff.data.progress import Progress
 from latentdiff.data.records import BadPicture, Source
 from latentdiff.data.sources import open_source
 from latentdiff.data.transforms import fit
@@ -22,6 +23,13 @@ def say(text: str) -> None:
     """A line of the main process."""
     if int(os.environ.get("RANK", "0")) == 0:
         print(text, flush=True)
+
+
+def watch(what: str) -> Callable[[int, int], None]:
+    """`progress(done, total)` of something that may take long; the main process says it."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        return Progress(what, patience=3.0)
+    return lambda done, total: None
 
 
 def forget_bad_samples(run: Path) -> None:

@@ -38,6 +38,7 @@ from latentdiff.training.text_to_image.listed import (
     forget_bad_samples,
     open_named,
     say,
+    watch,
 )
 from latentdiff.training.text_to_image.networks import Networks
 
@@ -71,6 +72,13 @@ def buckets_of(pictures: DataConfig, networks: Networks) -> tuple[Bucket, ...]:
     return make_buckets(resolution, multiple=networks.multiple, max_ratio=ratio)
 
 
+def size_of(pictures: DataConfig, networks: Networks) -> dict[str, str]:
+    """What tells the uses of a cache by one data set at several sizes apart."""
+    side = pictures.resolution or networks.size
+    shape = f"aspect up to {pictures.max_aspect:g}" if pictures.buckets else "square"
+    return {"size": f"{side} px, {shape}"}
+
+
 def measure_all(source: Source) -> Contents:
     """Sizes and hashes of a source's pictures, all of them read; a cache remembers them."""
     sizes = np.zeros((len(source), 2), np.int32)
@@ -86,8 +94,10 @@ def measure_all(source: Source) -> Contents:
             return
         digests[row] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
 
+    progress = watch("read pictures:")
     with ThreadPoolExecutor(READERS) as threads:
-        list(threads.map(look, range(len(source))))
+        for done, _ in enumerate(threads.map(look, range(len(source))), 1):
+            progress(done, len(source))
     keys = np.zeros((len(source), 16), np.uint8)
     return Contents(digests, sizes, keys, dict(sorted(bad.items())))
 
@@ -138,7 +148,7 @@ class OwnPictures:
     def _measure(self) -> Contents:
         if self.cache is None:
             return measure_all(self.source)
-        return encode_cache.scan(self.cache, self.source, team=self.team)
+        return encode_cache.scan(self.cache, self.source, team=self.team, show=watch)
 
     def _begin_list(self, run: Path) -> BadSamples:
         """The list of bad samples, with what listing and measuring found."""
@@ -177,7 +187,9 @@ class OwnPictures:
             upscale=self.pictures.upscale,
             texts=self.policy.texts if fixed_texts else None,
             team=self.team,
+            show=watch,
             say=say,
+            about=size_of(self.pictures, networks),
         )
 
     def _order(self) -> BucketOrder:
