@@ -7,8 +7,10 @@ Exit codes: 0 done, 1 a check that found something, or a broken invariant (with 
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from latentdiff import __version__
 from latentdiff.errors import UserError, unknown_name
@@ -57,13 +59,33 @@ def run(argv: Sequence[str]) -> int:
         print(f"latentdiff: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("latentdiff: stopped", file=sys.stderr)
-        return 130
+        return _stopped()
     except BrokenPipeError:
         sys.stderr.close()
         return 0
 
 
+def _stopped() -> int:
+    print("latentdiff: stopped", file=sys.stderr)
+    return 130
+
+
 def entry_point() -> None:
     """What the console script calls."""
-    sys.exit(run(sys.argv[1:]))
+    pressed = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        code = run(sys.argv[1:])
+    except Exception:
+        # A library that is interrupted while it is imported may make another error of it.
+        if not pressed:
+            raise
+        code = _stopped()
+    sys.exit(code)

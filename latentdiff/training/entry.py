@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -59,13 +60,20 @@ def main_for(
     try:
         return train_from(task_builder, config_cls, arguments, prog=prog, **keywords)
     except UserError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr, flush=True)
+        _say(f"{prog}: error: {error}")
         return 2
     except KeyboardInterrupt:
-        print(f"{prog}: stopped", file=sys.stderr, flush=True)
+        _say(f"{prog}: stopped")
         return 130
     finally:
         _leave_group()
+
+
+def _say(line: str) -> None:
+    """To standard error in one piece, since other processes may say the same at the same time."""
+    rank = os.environ.get("RANK", "0")
+    sys.stderr.write(f"{line}\n" if rank == "0" else f"[process {rank}] {line}\n")
+    sys.stderr.flush()
 
 
 def _leave_group() -> None:
