@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import tyro
 from latentdiff import config
 from latentdiff.data.progress import Progress
 from latentdiff.errors import UserError
+from latentdiff.training.launch import local_rank, rank, say
 
 if TYPE_CHECKING:
     import torch
@@ -81,17 +81,6 @@ class BuildConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}, expected at least 1")
-
-
-def rank() -> int:
-    """This process's number among those that a launcher started."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def say(line: str) -> None:
-    """A line of the first process."""
-    if rank() == 0:
-        print(line, flush=True)
 
 
 def main(argv: list[str]) -> int:
@@ -232,7 +221,7 @@ def _device(name: str) -> torch.device:
     if name == "cuda":
         if not torch.cuda.is_available():
             raise UserError("device is cuda, but torch finds no CUDA device; use --device cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", local_rank())
     return torch.device(name)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +93,26 @@ def scan(
     return _gather(cache, keys, good, bad, failed)
 
 
+def read_all(
+    source: Source, measure: Measure, *, workers: int = 8, progress: Progress | None = None
+) -> Contents:
+    """Hash and measure all pictures, where no cache remembers them."""
+    rows = np.zeros((len(source), ROW_BYTES), np.uint8)
+    bad: dict[int, BadPicture] = {}
+
+    def look(row: int) -> None:
+        try:
+            rows[row] = _read(source, row, measure)
+        except BadPicture as problem:
+            bad[row] = problem
+
+    with ThreadPoolExecutor(workers) as threads:
+        for done, _ in enumerate(threads.map(look, range(len(source))), 1):
+            if progress is not None:
+                progress(done, len(source))
+    return _contents(rows, np.zeros((len(source), 16), np.uint8), bad)
+
+
 def _stamps(source: Source) -> tuple[Keys, dict[int, BadPicture]]:
     bad: dict[int, BadPicture] = {}
 
@@ -140,10 +160,14 @@ def _gather(
     known = np.flatnonzero(found >= 0)
     for row in good[found[good] < 0].tolist():
         bad[row] = failed[keys[row].tobytes()]
-    digests = np.zeros((len(keys), _SHA), np.uint8)
-    sizes = np.zeros((len(keys), 2), np.int32)
+    rows = np.zeros((len(keys), ROW_BYTES), np.uint8)
     if len(known):
-        values: Any = store.rows(found[known])
-        digests[known] = values[:, :_SHA]
-        sizes[known] = np.ascontiguousarray(values[:, _SHA:]).view("<i4")
+        rows[known] = store.rows(found[known])
+    return _contents(rows, keys, bad)
+
+
+def _contents(rows: NDArray[np.uint8], keys: Keys, bad: dict[int, BadPicture]) -> Contents:
+    """rows: (n, ROW_BYTES), of zeros where nothing is known."""
+    digests = np.ascontiguousarray(rows[:, :_SHA])
+    sizes = np.ascontiguousarray(rows[:, _SHA:]).view("<i4")
     return Contents(digests, sizes, keys, dict(sorted(bad.items())))

@@ -25,6 +25,7 @@ from latentdiff.training.clock import RunClock
 from latentdiff.training.config import TrainConfig
 from latentdiff.training.dry_run import describe_run
 from latentdiff.training.ema import AveragedWeights
+from latentdiff.training.launch import rank
 from latentdiff.training.logging import Progress, RunLog
 from latentdiff.training.loss_scale import LossScale
 from latentdiff.training.optim import allocate, build_optimizer
@@ -103,7 +104,7 @@ def refuse_early(config: TrainConfig, task_name: str) -> None:
     """
     folder = RunFolder(default_path(config, task_name))
     config = after_restart(config, folder)
-    if config.dry_run or int(os.environ.get("RANK", "0")):
+    if config.dry_run or rank():
         return
     if folder.path.is_dir():
         with files.FolderLock(folder.path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -15,26 +14,21 @@ from latentdiff.data.progress import Progress
 from latentdiff.data.records import BadPicture, Source
 from latentdiff.data.sources import open_source
 from latentdiff.data.transforms import fit
+from latentdiff.training.launch import rank
 from latentdiff.training.text_to_image.config import DataConfig
 from latentdiff.training.text_to_image.feed import Entry
 
 
-def say(text: str) -> None:
-    """A line of the main process."""
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(text, flush=True)
-
-
 def watch(what: str) -> Callable[[int, int], None]:
     """`progress(done, total)` of something that may take long; the main process says it."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    if rank() == 0:
         return Progress(what, patience=3.0)
     return lambda done, total: None
 
 
 def forget_bad_samples(run: Path) -> None:
     """Remove the list of a run that never came to a checkpoint; the main process does it."""
-    if int(os.environ.get("RANK", "0")) == 0 and not (run / "checkpoints").exists():
+    if rank() == 0 and not (run / "checkpoints").exists():
         (run / BAD_SAMPLES).unlink(missing_ok=True)
 
 

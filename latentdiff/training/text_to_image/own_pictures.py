@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from latentdiff.conditioning.text import WORD, dropped_words, token_counts
+from latentdiff.data import content_index
 from latentdiff.data.bad_samples import NAME as BAD_SAMPLES
 from latentdiff.data.bad_samples import BadSamples
 from latentdiff.data.buckets import Bucket, BucketPlan, assign, make_buckets
@@ -31,20 +30,19 @@ from latentdiff.errors import UserError
 from latentdiff.training import encode_cache
 from latentdiff.training.caption_tokens import CaptionTokens
 from latentdiff.training.encode_cache import CacheView
+from latentdiff.training.launch import local_rank, say
 from latentdiff.training.text_to_image.config import DataConfig, TextToImageConfig
 from latentdiff.training.text_to_image.feed import Entry, Feed, Visits
 from latentdiff.training.text_to_image.listed import (
     entries_of,
     forget_bad_samples,
     open_named,
-    say,
     watch,
 )
 from latentdiff.training.text_to_image.networks import Networks
 
 SHEET_PICTURES = 8
 MOST_WORDS = 20_000
-READERS = 8
 
 
 def open_own_pictures(
@@ -61,7 +59,7 @@ def open_own_pictures(
 def encoding_device(asked: str) -> torch.device:
     """Where this process encodes: as the loop will choose to train, which begins later."""
     if asked != "cpu" and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", local_rank())
     return torch.device("cpu")
 
 
@@ -77,29 +75,6 @@ def size_of(pictures: DataConfig, networks: Networks) -> dict[str, str]:
     side = pictures.resolution or networks.size
     shape = f"aspect up to {pictures.max_aspect:g}" if pictures.buckets else "square"
     return {"size": f"{side} px, {shape}"}
-
-
-def measure_all(source: Source) -> Contents:
-    """Sizes and hashes of a source's pictures, all of them read; a cache remembers them."""
-    sizes = np.zeros((len(source), 2), np.int32)
-    digests = np.zeros((len(source), 32), np.uint8)
-    bad: dict[int, BadPicture] = {}
-
-    def look(row: int) -> None:
-        try:
-            data = source.read(row)
-            sizes[row] = encode_cache.measure(data)
-        except BadPicture as problem:
-            bad[row] = problem
-            return
-        digests[row] = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
-
-    progress = watch("read pictures:")
-    with ThreadPoolExecutor(READERS) as threads:
-        for done, _ in enumerate(threads.map(look, range(len(source))), 1):
-            progress(done, len(source))
-    keys = np.zeros((len(source), 16), np.uint8)
-    return Contents(digests, sizes, keys, dict(sorted(bad.items())))
 
 
 def held_out_rows(digests: NDArray[np.uint8], rows: Sequence[int], count: int) -> list[int]:
@@ -147,7 +122,8 @@ class OwnPictures:
 
     def _measure(self) -> Contents:
         if self.cache is None:
-            return measure_all(self.source)
+            progress = watch("read pictures:")
+            return content_index.read_all(self.source, encode_cache.measure, progress=progress)
         return encode_cache.scan(self.cache, self.source, team=self.team, show=watch)
 
     def _begin_list(self, run: Path) -> BadSamples:

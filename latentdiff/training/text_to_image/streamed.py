@@ -23,6 +23,7 @@ from latentdiff.data.records import BadPicture
 from latentdiff.data.sources.stream import open_stream
 from latentdiff.data.transforms import crop_and_flip, fit
 from latentdiff.errors import UserError
+from latentdiff.training.launch import rank
 from latentdiff.training.text_to_image.config import TextToImageConfig
 from latentdiff.training.text_to_image.feed import Entry, Visits
 from latentdiff.training.text_to_image.listed import entries_of, forget_bad_samples, open_named
@@ -61,7 +62,7 @@ class StreamedPictures:
         assert self.pictures.data is not None
         self.stream = open_stream(
             self.pictures.data,
-            rank=int(os.environ.get("RANK", "0")),
+            rank=rank(),
             world_size=self.processes,
             seed=self.seed,
             shuffle_buffer=self.pictures.shuffle_buffer,

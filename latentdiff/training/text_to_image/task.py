@@ -27,6 +27,7 @@ from latentdiff.models.bundle import Bundle
 from latentdiff.scenes.sheet import contact_sheet
 from latentdiff.training.caption_tokens import CaptionTokens
 from latentdiff.training.frozen import Frozen
+from latentdiff.training.launch import say
 from latentdiff.training.run_folder import default_path
 from latentdiff.training.task import Sheet
 from latentdiff.training.text_to_image.config import TextToImageConfig
@@ -37,7 +38,6 @@ from latentdiff.training.text_to_image.exports import (
     save_model,
 )
 from latentdiff.training.text_to_image.feed import Feed, SceneFeed, Visits
-from latentdiff.training.text_to_image.listed import say
 from latentdiff.training.text_to_image.module import Batch, Noising, UNetModule
 from latentdiff.training.text_to_image.networks import load_networks
 from latentdiff.training.text_to_image.pairs import FixedPairs
