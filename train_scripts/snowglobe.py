@@ -23,7 +23,7 @@ from typing import Literal
 from latentdiff import config as configs
 from latentdiff import files
 from latentdiff.errors import UserError
-from latentdiff.training.stages import Progress, Stage, say, tidy
+from latentdiff.training.stages import Stage, say, tidy
 
 PROG = "python -m latentdiff.train_scripts.snowglobe"
 PID, SETTINGS = "recipe.pid", "recipe.yaml"
@@ -202,6 +202,7 @@ def wait_for_rows(config: RecipeConfig, render: Stage) -> None:
 def render_stage(config: RecipeConfig) -> None:
     """Render the pool."""
     from latentdiff.data.pixel_pool import build_pool
+    from latentdiff.data.progress import Progress
 
     os.nice(5)  # compiling and training, which wait for nobody, come first
     build_pool(
@@ -210,15 +211,17 @@ def render_stage(config: RecipeConfig) -> None:
         count=config.scenes,
         size=config.size,
         workers=config.workers or os.cpu_count() or 1,
-        progress=Progress("rendered"),
+        progress=Progress("rendered", seconds=2.0),
     )
 
 
 def encode_stage(config: RecipeConfig) -> None:
     """Encode the pool with the trained autoencoder."""
+    from latentdiff.data.progress import Progress
     from latentdiff.training.snowglobe import encode_pool
 
-    encode_pool(config.place("vae"), config.pool, config.cache, progress=Progress("encoded"))
+    progress = Progress("encoded", seconds=2.0)
+    encode_pool(config.place("vae"), config.pool, config.cache, progress=progress)
 
 
 def assemble_stage(config: RecipeConfig) -> None:

@@ -102,20 +102,6 @@ def say(text: str) -> None:
     print(f"[{(time.monotonic() - _BEGIN) / 60:5.2f} min] {text}", flush=True)
 
 
-class Progress:
-    """`progress(done, whole)`: a line every two seconds, with the rate."""
-
-    def __init__(self, verb: str) -> None:
-        self.verb, self.begin, self.said = verb, time.monotonic(), 0.0
-
-    def __call__(self, done: int, whole: int) -> None:
-        now = time.monotonic()
-        if done == whole or now - self.said > 2:
-            self.said = now
-            rate = done / max(now - self.begin, 1e-6)
-            print(f"{self.verb} {done:,} of {whole:,}, {rate:,.0f}/s", flush=True)
-
-
 def tidy(log: Path) -> str:
     """A log with only the last state of each progress bar."""
     text = log.read_text("utf-8", "replace")

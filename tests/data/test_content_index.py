@@ -9,7 +9,7 @@ import pytest
 from latentdiff.data import cache_clean, cache_uses
 from latentdiff.data.cache_build import Team, build
 from latentdiff.data.cache_keys import stack
-from latentdiff.data.content_index import scan
+from latentdiff.data.content_index import read_all, scan
 from latentdiff.data.latent_cache import CONTENTS, CONTEXTS, MOMENTS, LatentCache
 from latentdiff.data.records import BadPicture, Source
 from latentdiff.errors import UserError
@@ -71,6 +71,18 @@ def test_contents_are_hashes_and_sizes_by_row(folder):
     assert found.sizes.tolist() == [[ord("1"), 7], [ord("2"), 7], [ord("1"), 7]]
     assert found.bad == {}
     assert len(found) == 3
+
+
+def test_without_a_cache_the_contents_are_the_same(folder):
+    source = Pictures(cat=b"1xyz", gone=b"", poor=b"bad", dog=b"2")
+    told = []
+    plain = read_all(source, measure, workers=2, progress=lambda *done: told.append(done))
+    cached = scan(fresh(folder), source, measure)
+    assert plain.sizes.tolist() == cached.sizes.tolist() == [[49, 7], [0, 0], [0, 0], [50, 7]]
+    assert plain.fingerprint == cached.fingerprint
+    codes = {row: problem.code for row, problem in plain.bad.items()}
+    assert codes == {1: "missing", 2: "truncated"} and plain.bad.keys() == cached.bad.keys()
+    assert told == [(k, 4) for k in (1, 2, 3, 4)]
 
 
 def test_only_new_stamps_are_read(folder):
