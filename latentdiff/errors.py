@@ -24,6 +24,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     close = nearest(name, names)
     if close:
         hint = "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    elif not names:
+        hint = "there are none"
     elif len(names) <= 24:
         hint = "known: " + ", ".join(names)
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from latentdiff.data.records import BadPicture
@@ -32,22 +33,29 @@ class BadSamples:
 
     def add(self, name: str, problem: BadPicture) -> None:
         """Write a sample down; UserError when there are now more of them than allowed."""
-        if name in self.names():
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        line = {"id": name, "code": problem.code, "reason": str(problem)}
-        data = (json.dumps(line) + "\n").encode("ascii")
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(descriptor, data)
-        finally:
-            os.close(descriptor)
+        self.add_all([(name, problem)])
+
+    def add_all(self, problems: Iterable[tuple[str, BadPicture]]) -> None:
+        """Write several down, all of them; then UserError when there are more than allowed."""
+        last = ""
+        for name, problem in problems:
+            if name in self.names():
+                continue
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            line = {"id": name, "code": problem.code, "reason": str(problem)}
+            data = (json.dumps(line) + "\n").encode("ascii")
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                os.write(descriptor, data)
+            finally:
+                os.close(descriptor)
+            last = f"{name}: {problem}"
         count = len(self.names())
-        if count > self.allowed:
+        if last and count > self.allowed:
             raise UserError(
                 f"{count:,} of {self.total:,} pictures cannot be used, more than "
-                f"--bad-sample-limit {self.limit:g} allows ({self.allowed:,}); the last is {name}: "
-                f"{problem}. They are listed in {self.path}; `latentdiff data check` looks at "
+                f"--bad-sample-limit {self.limit:g} allows ({self.allowed:,}); the last is "
+                f"{last}. They are listed in {self.path}; `latentdiff data check` looks at "
                 "everything at once"
             )
 

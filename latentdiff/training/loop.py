@@ -29,7 +29,7 @@ from latentdiff.training.launch import rank
 from latentdiff.training.logging import Progress, RunLog
 from latentdiff.training.loss_scale import LossScale
 from latentdiff.training.optim import allocate, build_optimizer
-from latentdiff.training.processes import Processes, ema_device, start
+from latentdiff.training.processes import Processes, ema_device, refuse_absent, start
 from latentdiff.training.report import NAME as REPORT
 from latentdiff.training.run_folder import RunFolder, default_path
 from latentdiff.training.sampler import Positions, batches, fit_workers, shared_memory_free
@@ -100,12 +100,14 @@ def run(task: Task, config: TrainConfig, *, settings: object | None = None) -> R
 def refuse_early(config: TrainConfig, task_name: str) -> None:
     """What would end the run in a moment, found before a task reads its networks and data.
 
-    Raises UserError: the folder holds another run, or nothing to resume, or is in use.
+    Raises UserError: the folder holds another run, or nothing to resume, or is in use; the machine
+    lacks the device or the precision.
     """
     folder = RunFolder(default_path(config, task_name))
     config = after_restart(config, folder)
     if config.dry_run or rank():
         return
+    refuse_absent(config)
     if folder.path.is_dir():
         with files.FolderLock(folder.path):
             pass

@@ -142,7 +142,7 @@ class Processes:
             backend = f"backend {torch.distributed.get_backend()}"
         if self.sharded:
             backend += ", FSDP2"
-        where = str(self.device)
+        where = "cpu" if self.device.type == "cpu" else str(self.device)
         if self.device.type == "cuda":
             where += f" ({torch.cuda.get_device_name(self.device)})"
         precision = "float32" if self.dtype is None else f"{self.dtype} autocast".split(".")[-1]
@@ -162,8 +162,7 @@ def start(config: TrainConfig) -> Processes:
     and when FSDP was asked for and is not what came.
     """
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but torch finds no CUDA device; use --device cpu or auto")
+    refuse_absent(config)
     # Told outright: where no accelerator is, accelerate does not conclude that a CPU is meant.
     on_cpu = config.device == "cpu" or not torch.accelerator.is_available()
     _refuse_fsdp_on_cpu(on_cpu)
@@ -254,6 +253,15 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def refuse_absent(config: TrainConfig) -> None:
+    """UserError for a device or a precision that this machine does not have."""
+    found = torch.cuda.is_available()
+    if config.device == "cuda" and not found:
+        raise UserError("device is cuda, but torch finds no CUDA device; use --device cpu or auto")
+    if config.device == "cpu" or not found:
+        precision(config, torch.device("cpu"))
 
 
 def precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:

@@ -235,6 +235,8 @@ def test_a_folder_that_cannot_be_used_is_refused_before_the_task_is_built(tmp_pa
         loop.refuse_early(settings(tmp_path, resume=True), "regressor")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     loop.refuse_early(settled, "regressor")
+    with pytest.raises(UserError, match="fp16 needs a CUDA device"):
+        loop.refuse_early(settings(tmp_path, mixed_precision="fp16"), "regressor")
 
 
 def test_resume_passes_over_a_damaged_checkpoint_and_says_so(tmp_path, capsys):

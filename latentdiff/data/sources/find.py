@@ -261,8 +261,8 @@ def _folder(name: str, path: Path, options: Options) -> Source:
     if nested:
         where = path / Path(nested[0].decode("utf-8", "surrogateescape")).parent
         raise UserError(
-            f"{name} holds no table itself; {len(nested)} stand below it. "
-            f"Open the folder of one: {where}"
+            f"{name} holds no {NAMES[0]} or other table itself, but {where} does"
+            f"{f', and {len(nested) - 1} more folders' if len(nested) > 1 else ''}; open that one"
         )
     _refuse_splits(name, listing)
     if any(b"/" in p for p in listing.pictures):

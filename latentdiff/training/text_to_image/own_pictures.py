@@ -42,6 +42,8 @@ from latentdiff.training.text_to_image.listed import (
 from latentdiff.training.text_to_image.networks import Networks
 
 SHEET_PICTURES = 8
+FEW_HELD_OUT = 8
+"""Below it Student's t is wide: of 2 pictures a change must be 12.7 standard errors."""
 MOST_WORDS = 20_000
 
 
@@ -118,7 +120,9 @@ class OwnPictures:
         self.order = self._order()
         say(self.plan.table(config.train.batch_size))
         if self.held:
-            say(f"{len(self.held)} pictures are held out for validation")
+            few = len(self.held) < FEW_HELD_OUT
+            hint = "; so few show great changes only (--validation-share)" if few else ""
+            say(f"held out for validation: {len(self.held)} pictures{hint}")
 
     def _measure(self) -> Contents:
         if self.cache is None:
@@ -135,10 +139,9 @@ class OwnPictures:
             total=len(self.source) + len(left_out),
             limit=self.pictures.bad_sample_limit,
         )
-        for problem in left_out:
-            listed.add(problem.where, BadPicture(problem.code, problem.reason))
-        for row, found in self.contents.bad.items():
-            listed.add(self.source.id(row), found)
+        named = [(p.where, BadPicture(p.code, p.reason)) for p in left_out]
+        bad = self.contents.bad.items()
+        listed.add_all([*named, *((self.source.id(row), found) for row, found in bad)])
         return listed
 
     def _encode(self, networks: Networks) -> CacheView | None:
