@@ -197,7 +197,7 @@ def test_a_table_below_the_folder_is_pointed_to(tmp_path: Path) -> None:
     (tmp_path / "deep" / "metadata.jsonl").write_text(
         lines({"file_name": "images/a.png", "text": "a"})
     )
-    with pytest.raises(UserError, match=r"Open the folder of one: .*/deep"):
+    with pytest.raises(UserError, match=r"holds no metadata.jsonl .* but .*/deep does; open that"):
         open_source(tmp_path)
 
 
