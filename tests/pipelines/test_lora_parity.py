@@ -83,7 +83,7 @@ def test_a_lora_draws_here_what_it_draws_in_diffusers(
     adapted = loras.trained(bundle, targets=targets)
     loras.saved(adapted, tmp_path)
     plain, in_training = ours(bundle), ours(adapted)
-    assert abs(in_training - plain).mean() > 5
+    assert abs(in_training - plain).mean() > 1  # more than `agree` lets pass anywhere
     for layout in (PEFT_NAME, KOHYA_NAME):
         fused = ours(loras.copy_of(bundle), (tmp_path / layout, 1.0))
         agree(fused, in_training)

@@ -239,5 +239,5 @@ def test_debug_names_the_sample_whose_latents_are_not_finite(tiny, tmp_path, cap
     assert cli.run(["debug", str(run)]) == 0
     text = capsys.readouterr().out
     assert "the batch itself: 1 values of its tensor eps are not finite" in text
-    assert "alone, 1 of 4 samples are not finite:\nposition 6, t " in text
+    assert "alone, 1 of 4 samples are not finite:\nposition 6, scene 6, t " in text
     assert "the data are at fault" in text
