@@ -38,10 +38,14 @@ class Event:
         state = f"{self.bad:,} of {_count(self.shape):,} not finite" if self.bad else "finite"
         shape = "×".join(map(str, self.shape)) or "scalar"
         name = f"{self.module or '(the loss)'} ({self.kind})" if self.kind else self.module
-        return f"{self.phase:<9} {name:<64} {shape:<18} {self.largest:>10.3g}  {state}"
+        if len(name) > _WIDTH:
+            name = f"{name[:20]}…{name[21 - _WIDTH :]}"
+        return f"{self.phase:<9} {name:<{_WIDTH}} {shape:<18} {self.largest:>10.3g}  {state}"
 
 
-HEADER = f"{'pass':<9} {'module':<64} {'shape':<18} {'largest':>10}  state"
+_WIDTH = 64
+"""Of a module's name; the middle of a longer one is left out."""
+HEADER = f"{'pass':<9} {'module':<{_WIDTH}} {'shape':<18} {'largest':>10}  state"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from latentdiff.errors import UserError
 from latentdiff.training import clip, loop, non_finite, text_to_image, vae
 from latentdiff.training.config import TrainConfig
 from latentdiff.training.optim import NonFiniteError
-from latentdiff.training.replay import replay, sample_losses
+from latentdiff.training.replay import HEADER, Event, replay, sample_losses
 
 BASE = TrainConfig(
     steps=8,
@@ -241,3 +241,11 @@ def test_debug_names_the_sample_whose_latents_are_not_finite(tiny, tmp_path, cap
     assert "the batch itself: 1 values of its tensor eps are not finite" in text
     assert "alone, 1 of 4 samples are not finite:\nposition 6, scene 6, t " in text
     assert "the data are at fault" in text
+
+
+def test_a_long_module_name_leaves_the_columns_in_line():
+    name = "unet.down_blocks.2.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.default"
+    event = Event(phase="forward", module=name, kind="Linear", shape=(4, 8), largest=1.0, bad=0)
+    line = event.line()
+    assert line.index("4×8") == HEADER.index("shape")
+    assert "unet.down_blocks.2.a…" in line and "to_q.lora_B.default (Linear) " in line
