@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from latentdiff.training.entry import main_for, train_from
+from latentdiff.training.entry import guarded, train_from
 
 PROG = "python -m latentdiff.train_scripts.clip"
 DESCRIPTION = "Train the CLIP towers and the tokenizer on captioned scenes."
@@ -30,15 +30,4 @@ def main(argv: Sequence[str], prog: str = PROG) -> int:
 
 
 if __name__ == "__main__":
-    from latentdiff.training import clip
-
-    sys.exit(
-        main_for(
-            clip.ClipTask,
-            clip.ClipConfig,
-            prog=PROG,
-            description=DESCRIPTION,
-            default=clip.PRESETS["cpu"],
-            presets=clip.PRESETS,
-        )
-    )
+    sys.exit(guarded(main, sys.argv[1:], PROG))

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from latentdiff.training.entry import guarded, train_from
+
 if TYPE_CHECKING:
     from latentdiff.training.judge import JudgeConfig, JudgeTask
 
@@ -27,10 +29,10 @@ def build(config: JudgeConfig) -> JudgeTask:
 
 
 def main(argv: Sequence[str], prog: str = PROG) -> int:
-    """Train as the command line says; returns the exit code."""
-    from latentdiff.training import entry, judge
+    """Train in this process; returns the exit code, raises UserError for a mistake."""
+    from latentdiff.training import judge
 
-    return entry.main_for(
+    return train_from(
         build,
         judge.JudgeConfig,
         argv,
@@ -42,4 +44,4 @@ def main(argv: Sequence[str], prog: str = PROG) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(guarded(main, sys.argv[1:], PROG))

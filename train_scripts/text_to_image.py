@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from latentdiff import config as configs
-from latentdiff.training.entry import main_for, train_from
+from latentdiff.training.entry import guarded, train_from
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,4 +94,4 @@ def main(argv: Sequence[str], prog: str = PROG) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main_for(build, prog=PROG, **_settings(sys.argv[1:])))
+    sys.exit(guarded(main, sys.argv[1:], PROG))

@@ -57,8 +57,17 @@ def main_for(
 ) -> int:
     """`train_from` as a script's whole main: a mistake is one line and exit code 2."""
     arguments = sys.argv[1:] if argv is None else argv
+    return guarded(
+        lambda words: train_from(task_builder, config_cls, words, prog=prog, **keywords),
+        arguments,
+        prog,
+    )
+
+
+def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str], prog: str) -> int:
+    """A script's main: a mistake is one line and exit code 2, Ctrl-C is 130."""
     try:
-        return train_from(task_builder, config_cls, arguments, prog=prog, **keywords)
+        return main(argv)
     except UserError as error:
         _say(f"{prog}: error: {error}")
         return 2
