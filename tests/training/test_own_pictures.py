@@ -297,6 +297,25 @@ def test_long_captions_are_refused_by_name_and_chunked_without_loss(base, tmp_pa
         torch.testing.assert_close(together[k], alone[0], atol=1e-5, rtol=1e-5)
 
 
+def test_a_prior_takes_its_share_of_the_batches_and_none_of_the_validation(base, tmp_path):
+    own = make_pictures(tmp_path / "own")
+    prior = make_pictures(tmp_path / "prior", sizes=((32, 32),) * 6, captions=("two dogs",))
+    shares = {"prior_data": str(prior), "prior_share": 0.25}
+    task = TextToImageTask(config(base, own, tmp_path / "run", pictures=shares))
+    names = [task.sample_names(range(k, k + 4)) for k in range(0, 160, 4)]
+    alone = TextToImageTask(config(base, own, tmp_path / "alone"))
+    of_own = [n for k, n in enumerate(names) if k % 4 != 3]
+    assert of_own == [alone.sample_names(range(k, k + 4)) for k in range(0, 120, 4)]
+    of_prior = [name for k in range(3, 40, 4) for name in names[k]]
+    assert {of_prior.count(name) for name in set(of_prior)} <= {6, 7}
+    empty = task.tokens([""])
+    two_dogs = task.tokens(["two dogs"])
+    for ids in task.batch(range(12, 16))["input_ids"]:
+        assert torch.equal(ids, two_dogs[0]) or torch.equal(ids, empty[0])
+    assert [e.id for e in task.feed.held_out(9)] == [e.id for e in alone.feed.held_out(9)]
+    assert task.fingerprint != alone.fingerprint
+
+
 def make_shards(folder, count=3, each=8):
     """Tar shards of plain pictures with .txt captions; a picture's grey tells its number."""
     folder.mkdir(parents=True)

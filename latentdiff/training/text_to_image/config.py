@@ -22,6 +22,11 @@ class DataConfig:
     """Captioned pictures of your own: a folder, parquet or tar files, or a hub data set."""
     split: str | None = None
     """Part of the data: a folder's, part of the files' names, or a hub data set's split."""
+    prior_data: str | None = None
+    """Other captioned pictures, of what the model knows already, so that learning the new does not
+    cost the old (prior preservation, Ruiz et al. 2022); a source like --data."""
+    prior_share: float = 0.5
+    """Share of the batches that come from --prior-data."""
     validation_data: str | None = None
     """Held-out pictures; without them a share of the data is held out."""
     validation_share: float = 0.1
@@ -55,15 +60,17 @@ class DataConfig:
     """Share of pictures that may turn out unreadable before the run stops."""
 
     def __post_init__(self) -> None:
-        for name in ("validation_share", "bad_sample_limit"):
+        for name in ("validation_share", "bad_sample_limit", "prior_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a number in [0, 1)")
         if self.max_aspect < 1:
             raise UserError(f"max_aspect is {self.max_aspect}, expected at least 1")
         if self.resolution is not None and self.resolution < 8:
             raise UserError(f"resolution is {self.resolution}, expected at least 8 pixels")
-        if self.data is None and (self.stream or self.validation_data):
-            raise UserError("stream and validation_data go with --data; give it too")
+        if self.data is None and (self.stream or self.validation_data or self.prior_data):
+            raise UserError("stream, validation_data and prior_data go with --data; give that too")
+        if self.stream and self.prior_data is not None:
+            raise UserError("prior_data does not go with --stream; leave one of the two out")
         if self.stream and self.flip:
             raise UserError("flip does not go with --stream; leave one of the two out")
 

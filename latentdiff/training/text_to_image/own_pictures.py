@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,24 @@ def open_own_pictures(
         from latentdiff.training.text_to_image.streamed import StreamedPictures
 
         return StreamedPictures(config, networks, run)
-    return OwnPictures(config, networks, tokens, run)
+    forget_bad_samples(run)
+    own = OwnPictures(config, networks, tokens, run)
+    if config.pictures.prior_data is None:
+        return own
+    from latentdiff.training.text_to_image.mixed import WithPrior
+
+    other = replace(
+        config.pictures,
+        data=config.pictures.prior_data,
+        prior_data=None,
+        validation_data=None,
+        validation_share=0.0,
+    )
+    say("beside them, so that what is known stays known:")
+    prior = OwnPictures(replace(config, pictures=other), networks, tokens, run)
+    return WithPrior(
+        own, prior, share=config.pictures.prior_share, batch_size=config.train.batch_size
+    )
 
 
 def encoding_device(asked: str) -> torch.device:
@@ -132,7 +150,6 @@ class OwnPictures:
 
     def _begin_list(self, run: Path) -> BadSamples:
         """The list of bad samples, with what listing and measuring found."""
-        forget_bad_samples(run)
         left_out = [problem for problem in self.source.problems if problem.fatal]
         listed = BadSamples(
             run / BAD_SAMPLES,
