@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from latentdiff.evaluation.intervals import Proportion, wilson
 from latentdiff.evaluation.judge import Verdicts
-from latentdiff.evaluation.protocol import GROUPS, HELD_OUT, TRAINED, Item
+from latentdiff.evaluation.protocol import GROUPS, HELD_OUT, NAMED, TRAINED, Item
 from latentdiff.evaluation.report import table
 
 GENERATED, RENDERS, CEILING = "generated", "renders", "ceiling"
@@ -88,7 +88,7 @@ def summarise(
 ) -> dict[str, Score]:
     """Group -> `Score`, for every group that has items, in the order of the report."""
     scores: dict[str, Score] = {}
-    for group in (ALL_PAIRS, *GROUPS):
+    for group in (ALL_PAIRS, *GROUPS, NAMED):
         chosen = members(items, group)
         if not chosen:
             continue
@@ -117,7 +117,7 @@ def print_table(columns: dict[str, dict[str, Score]]) -> str:
     """The report's table: a row a group and column, accuracies in % with 95 % intervals."""
     header = ["group", "pictures", "n", "subject %", "setting %", "both %", "CLIP", "of ceiling %"]
     rows = []
-    groups = [g for g in (ALL_PAIRS, *GROUPS) if any(g in column for column in columns.values())]
+    groups = [g for g in (ALL_PAIRS, *GROUPS, NAMED) if any(g in column for column in columns.values())]
     for group in groups:
         for name, column in columns.items():
             score = column[group]

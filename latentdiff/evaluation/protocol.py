@@ -31,7 +31,8 @@ TRAINED, HELD_OUT, TWO, PARAPHRASE, NAMED = (
     "paraphrases",
     "named subjects",
 )
-GROUPS = (TRAINED, HELD_OUT, TWO, PARAPHRASE, NAMED)
+GROUPS = (TRAINED, HELD_OUT, TWO, PARAPHRASE)
+"""The groups of the full measurement; NAMED is that of `items_of`."""
 
 # (text, subject, setting): what a person might type. Some words no caption holds.
 PARAPHRASES: tuple[tuple[str, str, str], ...] = (

@@ -67,3 +67,13 @@ def test_another_salt_gives_another_blind_test() -> None:
     assert len({i.prompt for i in a}) == 24
     assert {i.prompt for i in a} != {i.prompt for i in b}
     assert not {i.seed for i in a} & {i.seed for i in b}
+
+
+def test_named_subjects_are_shown_in_every_setting_before_any_comes_again():
+    chosen = protocol.items_of(["dragon"], 64)
+    assert {item.subjects for item in chosen} == {("dragon",)}
+    first = [item.setting for item in chosen[: len(SETTINGS)]]
+    assert sorted(first) == sorted(SETTINGS)
+    assert len({item.seed for item in chosen}) == 64
+    with pytest.raises(UserError, match="dargon"):
+        protocol.items_of(["dargon"], 4)
