@@ -35,11 +35,6 @@ class Estimate:
         low, high = self.interval(level)
         return low > 0 or high < 0
 
-    def below_zero(self, level: float = 0.95) -> bool:
-        """The one-sided test: the mean is below zero; False when that is unknown."""
-        bound = self.mean + self.standard_error * student_t(level, self.clusters - 1)
-        return bound < 0
-
 
 def clustered_mean(values: NDArray[np.float64], clusters: Sequence[str]) -> Estimate:
     """The mean of `values` (n,) with the standard error that holds when clusters are correlated.

@@ -178,11 +178,16 @@ def _held_out_change(then: PairedLosses, now: PairedLosses) -> Estimate:
     return _estimate(now.losses - then.losses, now.ids, mask)
 
 
+def _below(change: Estimate) -> bool:
+    """Whether a change is a fall, and significant as `Difference` counts it."""
+    return change.differs() and change.mean < 0
+
+
 class ValidationLog:
     """The validations of a run: compared with the first, and with the best so far.
 
     A step counts as the new best only when its held-out loss is below the best so far by a
-    paired difference that is significant (one-sided, 95 %; each validation is one test of its
+    paired difference that is significant (two-sided, 95 %; each validation is one test of its
     own). The first record is what later ones are compared with; without held-out pictures
     nothing is ever called best. A resumed run reads the folder again; what was recorded at or
     after the step that is recorded next belongs to a past that was undone, and is removed.
@@ -220,7 +225,7 @@ class ValidationLog:
         since, first = self._first or (step, losses)
         differences = compare(first, losses)
         change = None if self._best is None else _held_out_change(self._best, losses)
-        best = change is not None and change.below_zero()
+        best = change is not None and _below(change)
         worse = change is not None and change.differs() and change.mean > 0
         line = _line(
             step,
@@ -255,7 +260,7 @@ class ValidationLog:
             self._best, self.best_step = losses, step
             return
         assert self._best is not None
-        if _held_out_change(self._best, losses).below_zero():
+        if _below(_held_out_change(self._best, losses)):
             self._best, self.best_step = losses, step
 
 
