@@ -117,7 +117,8 @@ def print_table(columns: dict[str, dict[str, Score]]) -> str:
     """The report's table: a row a group and column, accuracies in % with 95 % intervals."""
     header = ["group", "pictures", "n", "subject %", "setting %", "both %", "CLIP", "of ceiling %"]
     rows = []
-    groups = [g for g in (ALL_PAIRS, *GROUPS, NAMED) if any(g in column for column in columns.values())]
+    known = (ALL_PAIRS, *GROUPS, NAMED)
+    groups = [g for g in known if any(g in column for column in columns.values())]
     for group in groups:
         for name, column in columns.items():
             score = column[group]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentdiff import seeding
-from latentdiff.evaluation.paired import Estimate, clustered_mean, mcnemar, student_t
+from latentdiff.evaluation.paired import clustered_mean, mcnemar, student_t
 
 
 def test_values_of_their_own_cluster_have_the_textbook_standard_error() -> None:
@@ -55,6 +55,14 @@ def test_one_cluster_is_never_sure() -> None:
     assert clustered_mean(np.zeros(0), []).n == 0
 
 
+@pytest.mark.parametrize(
+    ("p", "degrees", "value"),
+    # Any table of Student's t.
+    [
+        (0.975, 1, 12.7062), (0.975, 2, 4.30265), (0.975, 3, 3.18245), (0.975, 5, 2.57058),
+        (0.95, 4, 2.13185), (0.975, 10, 2.22814), (0.95, 30, 1.69726), (0.975, 120, 1.97993),
+    ],
+)  # fmt: skip
 def test_quantiles_of_student(p: float, degrees: int, value: float) -> None:
     assert student_t(p, degrees) == pytest.approx(value, rel=2e-3 if degrees == 3 else 5e-4)
     assert student_t(1 - p, degrees) == pytest.approx(-student_t(p, degrees), rel=1e-9)
