@@ -373,6 +373,8 @@ def test_a_stream_trains_and_resumes(base, tmp_path):
 
 
 def test_a_missing_folder_and_contradicting_settings_are_one_line(base, pictures, tmp_path):
+    with pytest.raises(UserError, match="nowhere"):  # before the base model, which is not there
+        TextToImageTask(config(tmp_path / "no base", tmp_path / "nowhere", tmp_path))
     with pytest.raises(UserError, match="nowhere"):
         TextToImageTask(config(base, tmp_path / "nowhere", tmp_path))
     with pytest.raises(UserError, match="--crop center"):

@@ -44,6 +44,17 @@ def open_named(pictures: DataConfig, where: str) -> Source:
     )
 
 
+def refuse_missing(pictures: DataConfig) -> None:
+    """UserError for a path that is not there, before large networks are loaded; a hub data set's
+    name is left to be looked up later."""
+    for where in (pictures.data, pictures.prior_data, pictures.validation_data):
+        if where is None or Path(where).expanduser().exists():
+            continue
+        may_be_pattern = "://" in where or any(mark in where for mark in "*?[{")
+        if not (may_be_pattern or where.count("/") == 1):
+            open_named(pictures, where)
+
+
 def entries_of(
     source: Source,
     rows: Iterable[int],

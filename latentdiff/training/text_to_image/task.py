@@ -74,6 +74,10 @@ class TextToImageTask:
         self.config = config
         self.draw = draw
         self.seed = config.train.seed
+        if config.pictures.data is not None:
+            from latentdiff.training.text_to_image.listed import refuse_missing
+
+            refuse_missing(config.pictures)
         self.networks = load_networks(config)
         self.schedule = self.networks.scheduler_config.noise_schedule()
         self.noising = Noising(
