@@ -227,5 +227,6 @@ def describe(trouble: Trouble, positions: Sequence[int]) -> str:
     return (
         f"step {trouble.step}, batch positions {positions[0]}…{positions[-1]}: "
         f"loss {trouble.loss}; {where}. No update was made and nothing was overwritten; "
-        "lower the learning rate or look at that batch, then --resume"
+        "lower the learning rate or look at that batch; --resume goes on from the last checkpoint, "
+        "if there is one"
     )
