@@ -22,7 +22,11 @@ def command() -> str:
     # The installed script's path says where this machine keeps it, which nobody can paste.
     name = "latentdiff" if program.stem in ("latentdiff", "__main__") else str(program)
     if program.suffix == ".py" and program.stem != "__main__":
-        name = f"python {shlex.quote(str(program))}"
+        ours = program.parent.name == "train_scripts"
+        script = (
+            f"-m latentdiff.train_scripts.{program.stem}" if ours else shlex.quote(str(program))
+        )
+        name = f"python {script}"
     return " ".join([name, *(shlex.quote(argument) for argument in sys.argv[1:])])
 
 
