@@ -230,7 +230,7 @@ def test_the_command_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.command() == "latentdiff train text-to-image --prompt 'a \"cat\"'"
     monkeypatch.setattr("sys.argv", ["scripts/my run.py", "--steps", "3"])
     assert environment.command() == "python 'scripts/my run.py' --steps 3"
-    monkeypatch.setattr(sys, "argv", ["/a/venv/train_scripts/vae.py", "--steps", "3"])
+    monkeypatch.setattr("sys.argv", ["/a/venv/train_scripts/vae.py", "--steps", "3"])
     assert environment.command() == "python -m latentdiff.train_scripts.vae --steps 3"
     found = environment.describe()
     assert found["torch"] and int(found["cores"]) >= 1 and "Python" in found
