@@ -30,7 +30,8 @@ FENCE = re.compile(
 LINK = re.compile(
     r"\]\((?!https?:|mailto:|#)(?P<path>[^)#\s]+)(?:#[^)]*)?\)|<img [^>]*src=\"(?P<src>[^\"]+)\""
 )
-GROUPS = ("train", "evaluate", "scenes")
+GROUPS = {("train",), ("evaluate",), ("scenes",), ("lora",), ("data",), ("data", "cache")}
+SCRIPT = re.compile(r"-m latentdiff\.train_scripts\.(vae|clip|judge|text_to_image) (?P<rest>.*)")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def check_command(line: str) -> str | None:
     words = shlex.split(line.split(" #")[0], comments=True)[1:]
     if not words or words[0].startswith("-") or words[0].isupper():
         return None
-    depth = 2 if words[0] in GROUPS and len(words) > 1 and not words[1].startswith("-") else 1
+    depth = 1
+    while tuple(words[:depth]) in GROUPS and words[depth:] and not words[depth].startswith("-"):
+        depth += 1
     text = help_of(tuple(words[:depth]))
     if not text:
         return f"no command {' '.join(words[:depth])!r}"
@@ -88,6 +91,10 @@ def shell_lines(body: str) -> list[str]:
 def check_shell(block: Block) -> list[str]:
     problems = []
     for line in shell_lines(block.body):
+        launched = SCRIPT.search(line)
+        if launched:
+            options = launched["rest"].replace('"', "")  # it may stand within a variable's quotes
+            line = f"latentdiff train {launched[1].replace('_', '-')} {options}"
         if line.startswith("latentdiff "):
             problem = check_command(line)
             if problem:
