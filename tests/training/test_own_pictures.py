@@ -138,6 +138,15 @@ def test_cached_flips_and_contexts_are_those_of_the_uncached_run(base, pictures,
             torch.testing.assert_close(made[name], other[name], atol=1e-4, rtol=1e-4)
 
 
+def test_contexts_are_left_out_of_the_cache_when_asked(base, pictures, tmp_path):
+    task = TextToImageTask(
+        config(base, pictures, tmp_path, cache=tmp_path / "cache", cache_contexts=False)
+    )
+    batch = task.batch(range(4))
+    assert "input_ids" in batch and "context" not in batch and "x_t" in batch
+    assert not list((tmp_path / "cache" / "contexts").glob("*.safetensors"))
+
+
 def test_a_run_does_not_go_on_with_other_data(base, tmp_path):
     data = make_pictures(tmp_path / "pictures")
     settings = config(base, data, tmp_path / "run", train={"stop_at": 1})

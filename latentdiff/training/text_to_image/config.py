@@ -98,6 +98,9 @@ class TextToImageConfig:
     """Folder of rendered scenes; without one, scenes are rendered as they are needed."""
     cache: Path | None = None
     """Latent cache, of the pool or of your data; without one, pictures are encoded every time."""
+    cache_contexts: bool = True
+    """Keep the text encoder's work in the cache of your data too; it is a small part of the time
+    and, with a large text encoder, most of the disk."""
     pictures: DataConfig = field(default_factory=DataConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -167,6 +167,7 @@ class OwnPictures:
             return None
         captions = self.config.captions
         fixed_texts = static(captions) and not self.config.train_text_encoder
+        cached_texts = fixed_texts and self.config.cache_contexts
         return encode_cache.ensure_cache(
             self.cache,
             self.source,
@@ -181,7 +182,7 @@ class OwnPictures:
             plan=self.plan,
             flip=self.pictures.flip,
             upscale=self.pictures.upscale,
-            texts=self.policy.texts if fixed_texts else None,
+            texts=self.policy.texts if cached_texts else None,
             team=self.team,
             show=watch,
             say=say,
