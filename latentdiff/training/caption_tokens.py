@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from latentdiff.conditioning.text import tokenize
+from latentdiff.conditioning.text import TokenBatch, context_mask, tokenize
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -45,10 +45,8 @@ class CaptionTokens:
         any batch."""
         ids = self(captions)
         counts = [len(self._known[text]) if ids.ndim == 3 else 1 for text in captions]
-        if ids.ndim == 2 or min(counts) == ids.shape[1]:
-            return {"input_ids": ids}
-        filled = torch.tensor(counts)[:, None] > torch.arange(ids.shape[1])
-        return {"input_ids": ids, "context_mask": filled.repeat_interleave(ids.shape[2], dim=1)}
+        mask = context_mask(TokenBatch(ids, ((),) * len(counts), tuple(counts)))
+        return {"input_ids": ids} if mask is None else {"input_ids": ids, "context_mask": mask}
 
     def _learn(self, captions: Sequence[str]) -> None:
         if len(self._known) > LIMIT:

@@ -62,6 +62,8 @@ class Looks:
             sheet = sheet.image
         with files.atomic_path(place) as path:
             sheet.save(path)
+        if self.log is not None:
+            self.log.write("sheet", step, file=place.name)
 
     def report(self, step: int) -> None:
         """Write report.html afresh; where it cannot be written, say so and let the run go on."""

@@ -158,8 +158,8 @@ def _parts(argv: list[str], config: TextToImageConfig, processes: int, folder: P
     _check_processes(events, processes, config.train, LAST)
 
     _say("4/4  a picture from what it exported")
-    drawn = _draw(config, run, folder)
-    return _estimate(first, events, run, drawn)
+    _draw(config, run, folder)
+    return _estimate(events, run)
 
 
 def _say(text: str) -> None:
@@ -262,8 +262,8 @@ def _check_processes(
         )
 
 
-def _draw(config: TextToImageConfig, run: Path, folder: Path) -> float:
-    """`latentdiff generate` with the export; the seconds it took."""
+def _draw(config: TextToImageConfig, run: Path, folder: Path) -> None:
+    """`latentdiff generate` with the export."""
     sheets = sorted((run / "sheets").glob("*.json"))
     command = [sys.executable, "-m", "latentdiff", "generate"]
     if sheets:
@@ -273,37 +273,35 @@ def _draw(config: TextToImageConfig, run: Path, folder: Path) -> float:
         from latentdiff.training.text_to_image.exports import how_to_load
 
         command += ["a picture", "--seed", "0", *how_to_load(config, run / "export")]
-    began = time.monotonic()
     _finish([*command, "-o", str(folder / "picture.png")], folder / "generate.log")
-    return time.monotonic() - began
 
 
-def _estimate(
-    first: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]], run: Path, drawn: float
-) -> Estimate:
-    steps = [b["time"] - a["time"] for a, b in _pairs(events, "train", "train")]
+def _estimate(events: Sequence[dict[str, Any]], run: Path) -> Estimate:
+    steps = _seconds(events, "train", "train")
     # The first update of a sitting warms up, and one after a look or a save waits for it.
     steps = sorted(steps)[: max(1, len(steps) // 2 + 1)]
-    begin = next(e["time"] for e in first if e["event"] == "begin")
-    started = next((e["time"] for e in first if e["event"] == "validate"), begin)
-    saves = [b["time"] - a["time"] for a, b in _pairs(events, "validate", "checkpoint")]
+    validations, sheets = (
+        _seconds(events, "train", "validate"),
+        _seconds(events, "validate", "sheet"),
+    )
+    saves = _seconds(events, "sheet", "checkpoint") or _seconds(events, "validate", "checkpoint")
     checkpoint = max((run / "checkpoints").iterdir(), key=lambda p: p.name)
     return Estimate(
         seconds_per_step=sum(steps) / len(steps),
-        look_seconds=max(0.0, started - begin) + (max(saves) if saves else 0.0),
-        save_seconds=min(saves) if saves else 0.0,
+        look_seconds=max(validations, default=0.0) + max(sheets, default=0.0),
+        save_seconds=max(saves, default=0.0),
         peak_mib=max(one["peak_mib"] for one in events[-1]["processes"]),
         checkpoint_bytes=_size(checkpoint),
         export_bytes=_size(run / "export"),
     )
 
 
-def _pairs(
-    events: Sequence[dict[str, Any]], one: str, other: str
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Neighbouring events of these two kinds."""
+def _seconds(events: Sequence[dict[str, Any]], one: str, other: str) -> list[float]:
+    """Between neighbouring events of these two kinds."""
     return [
-        (a, b) for a, b in itertools.pairwise(events) if a["event"] == one and b["event"] == other
+        b["time"] - a["time"]
+        for a, b in itertools.pairwise(events)
+        if (a["event"], b["event"]) == (one, other)
     ]
 
 

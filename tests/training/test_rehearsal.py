@@ -9,7 +9,7 @@ from test_own_pictures import make_pictures
 from latentdiff.errors import UserError
 from latentdiff.train_scripts import text_to_image as script
 from latentdiff.training.config import TrainConfig
-from latentdiff.training.rehearsal import Estimate, launch_line, take_flags
+from latentdiff.training.rehearsal import Estimate, _estimate, launch_line, take_flags
 
 FOUND = Estimate(
     seconds_per_step=0.5,
@@ -37,6 +37,20 @@ def test_the_whole_runs_time_is_that_of_its_updates_looks_and_checkpoints():
     assert FOUND.seconds(dataclasses.replace(train, max_minutes=5.0)) == 300
     assert FOUND.seconds(dataclasses.replace(train, steps=None)) is None
     assert FOUND.disk_bytes(dataclasses.replace(train, keep_checkpoints=3)) == 5 * 1000 + 3 * 100
+
+
+def test_a_sheet_counts_as_a_look_and_not_as_a_checkpoint(tmp_path):
+    for name, size in (("checkpoints/step-00000006", 1000), ("export", 100)):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").write_bytes(bytes(size))
+    times = {"train": (0.0, 1.0, 1.5), "validate": (3.5,), "sheet": (8.5,), "checkpoint": (9.0,)}
+    events = [{"event": name, "time": t} for name, found in times.items() for t in found]
+    events.append({"event": "end", "time": 9.1, "processes": [{"peak_mib": 70.0}]})
+    found = _estimate(events, tmp_path)
+    assert found.look_seconds == pytest.approx(2.0 + 5.0)
+    assert found.save_seconds == pytest.approx(0.5)
+    assert found.seconds_per_step == pytest.approx(0.75)
+    assert (found.checkpoint_bytes, found.export_bytes, found.peak_mib) == (1000, 100, 70.0)
 
 
 def test_more_processes_are_launched_by_a_config_that_ships():
