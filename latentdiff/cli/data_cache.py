@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from latentdiff import config
+from latentdiff.cli import groups
 from latentdiff.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -170,24 +171,15 @@ SUBCOMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 }
 
 
-def usage() -> str:
-    """The text of `latentdiff data cache --help`."""
-    rows = "\n".join(f"  {name:<8}{text}" for name, (_, text) in SUBCOMMANDS.items())
-    return (
-        f"usage: {PROG} COMMAND [OPTIONS]\n\ncommands:\n{rows}\n\n"
-        "A cache keeps what the autoencoder and the text encoder make of pictures and captions,\n"
-        "by content: an edited picture is encoded again alone, another model encodes all, and\n"
-        "nothing stale is ever read. `latentdiff train text-to-image … --cache DIR` fills it by\n"
-        "itself; built before, it is there when training begins.\n\n"
-        f"Try: {PROG} build photos/ --cache photos.cache"
-    )
+MORE = """\
+A cache keeps what the autoencoder and the text encoder make of pictures and captions, by content:
+an edited picture is encoded again alone, another model encodes all, and nothing stale is ever read.
+`latentdiff train text-to-image … --cache DIR` fills it by itself; built before, it is there when
+training begins.
+
+Try: latentdiff data cache build photos/ --cache photos.cache"""
 
 
 def main(argv: list[str]) -> int:
     """Run one `latentdiff data cache` command line and return its exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage(), file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
-    if argv[0] not in SUBCOMMANDS:
-        raise unknown_name("data cache command", argv[0], SUBCOMMANDS)
-    return SUBCOMMANDS[argv[0]][0](argv[1:])
+    return groups.run(argv, PROG, "command", SUBCOMMANDS, more=MORE)

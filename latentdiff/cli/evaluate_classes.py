@@ -73,7 +73,7 @@ class Options:
     label_column: str | None = None
     """Column of the class in parquet files; default: label, class or category."""
     visits: int = 160_000
-    """Pictures that the classifier sees in training, repeats included: 251 s of CPU time (Zen 4)."""
+    """Pictures that the classifier sees in training, with repeats: 251 s of CPU time (Zen 4)."""
     json: Path | None = None
     """Write all numbers here."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None

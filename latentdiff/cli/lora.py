@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from latentdiff import config as configs
-from latentdiff.errors import UserError, unknown_name
+from latentdiff.cli import groups
+from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
     from latentdiff.models.bundle import Bundle
@@ -61,26 +62,14 @@ class MergeConfig:
     """Of the saved weights; by default as the base stores them. The sum is made in float32."""
 
 
-def usage() -> str:
-    """The text of `latentdiff lora --help`."""
-    rows = "\n".join(f"  {name:<9} {text}" for name, (_, text) in ACTIONS.items())
-    return (
-        "usage: latentdiff lora ACTION FILE [OPTIONS]\n\n"
-        f"actions:\n{rows}\n\n"
-        "`latentdiff lora ACTION --help` lists its options.\n"
-        'To draw with one: latentdiff generate "a cat" --lora FILE[:SCALE]\n'
-        "To train one: latentdiff train text-to-image --help"
-    )
+MORE = """\
+To draw with one: latentdiff generate "a cat" --lora FILE[:SCALE]
+To train one: latentdiff train text-to-image --help"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run one action and return its exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if argv else 2
-    if argv[0] not in ACTIONS:
-        raise unknown_name("LoRA action", argv[0], ACTIONS)
-    return ACTIONS[argv[0]][0](argv[1:])
+    return groups.run(argv, "latentdiff lora", "action", ACTIONS, more=MORE)
 
 
 def inspect(argv: Sequence[str]) -> int:

@@ -13,7 +13,8 @@ from typing import Annotated
 import tyro
 
 from latentdiff import config, files
-from latentdiff.errors import UserError, unknown_name
+from latentdiff.cli import groups
+from latentdiff.errors import UserError
 from latentdiff.scenes.catalog import find_setting, find_subject
 from latentdiff.scenes.world import World
 
@@ -188,17 +189,6 @@ SUBCOMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
 }
 
 
-def usage() -> str:
-    """The text of `latentdiff scenes --help`."""
-    rows = "\n".join(f"  {name:<8}{text}" for name, (_, text) in SUBCOMMANDS.items())
-    return f"usage: latentdiff scenes COMMAND [OPTIONS]\n\ncommands:\n{rows}"
-
-
 def main(argv: list[str]) -> int:
     """Run one `latentdiff scenes` command line and return its exit code."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(usage(), file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
-    if argv[0] not in SUBCOMMANDS:
-        raise unknown_name("scenes command", argv[0], SUBCOMMANDS)
-    return SUBCOMMANDS[argv[0]][0](argv[1:])
+    return groups.run(argv, "latentdiff scenes", "command", SUBCOMMANDS)

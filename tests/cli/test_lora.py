@@ -181,4 +181,4 @@ def test_a_wrong_line_is_answered_in_words(
 ) -> None:
     assert run(line) == 2
     out, err = capsys.readouterr()
-    assert "latentdiff lora" in out or "LoRA" in err
+    assert "latentdiff lora" in out or "lora action 'mrge'" in err or "LoRA" in err
