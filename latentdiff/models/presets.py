@@ -1,6 +1,6 @@
 """Network sizes by name, and the builders that turn them into modules with fresh weights.
 
-`snowglobe` is the embedded model (128 px pictures, latents 4x32x32, context 24x192);
+`snowglobe` is the embedded model (256 px pictures, latents 8x32x32, context 24x192);
 `snowglobe-wide` has the same autoencoder and towers, and a U-Net of as many parameters with twice
 the arithmetic (attention at 16x16, a wider top), for training on a GPU;
 `tiny` is the same shape of thing with a few thousand parameters, for tests and trials.
@@ -61,7 +61,7 @@ class Preset:
 
 
 _SNOWGLOBE = Preset(
-    picture_size=128,
+    picture_size=256,
     max_length=24,
     text_width=192,
     text_layers=4,
@@ -69,12 +69,12 @@ _SNOWGLOBE = Preset(
     vision_width=192,
     vision_layers=4,
     vision_heads=4,
-    vision_patch=16,
+    vision_patch=32,
     projection=192,
-    vae_channels=(32, 64, 96),
+    vae_channels=(16, 48, 96, 96),
     vae_groups=8,
-    latent_channels=4,
-    unet_channels=(32, 64, 128, 192),
+    latent_channels=8,
+    unet_channels=(48, 80, 128, 192),
     unet_layers=2,
     unet_attention=(False, False, True, True),
     unet_heads=4,
@@ -134,6 +134,11 @@ def unet_config(preset: str) -> dict[str, Any]:
         "attention_head_dim": p.unet_heads,
         "cross_attention_dim": p.text_width,
         "norm_num_groups": p.unet_groups,
+        # The pooled text joins the timestep, and both steer every level: Dhariwal & Nichol 2021's
+        # adaptive group norm.
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": p.unet_heads,
+        "resnet_time_scale_shift": "scale_shift",
     }
 
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -28,9 +27,10 @@ from latentdiff.scenes.catalog import (
     plain_settings,
 )
 from latentdiff.scenes.places import PLACES, Place
+from latentdiff.scenes.poses import Pose, calm, lively
 from latentdiff.scenes.records import Placement, Scene, SceneRecord
 
-PAIR_RATE = 0.35
+PAIR_RATE = {"calm": 0.25, "lively": 0.35}
 PLAIN_RATE = 0.2
 _RELATION_WEIGHTS = (0.4, 0.3, 0.15, 0.15)
 
@@ -74,24 +74,13 @@ def _all_known(kind: str, keys: Sequence[str], known: Mapping[str, object]) -> N
             raise unknown_name(kind, key, known)
 
 
-@dataclass(frozen=True)
-class _Pose:
-    """One subject's place in a scene, in units: its middle, longer side before turning, feet."""
-
-    subject: str
-    middle: tuple[float, float]
-    side: float
-    angle: float
-    mirrored: bool
-    ground: float | None
-
-
 class World:
     """An endless, reproducible supply of captioned scenes.
 
     seed: the world's seed; size: pictures are size × size pixels; subjects and settings: keys to
     draw from (default: all base subjects, all settings); hold_out_pairs: leave out the pairs of
-    `is_held_out_pair`, for every subject of a picture.
+    `is_held_out_pair`, for every subject of a picture; lively: subjects of any size, turned,
+    mirrored and anywhere, instead of in their calm places (`latentdiff.scenes.poses`).
     """
 
     def __init__(
@@ -102,8 +91,11 @@ class World:
         subjects: Sequence[str] | None = None,
         settings: Sequence[str] | None = None,
         hold_out_pairs: bool = True,
+        lively: bool = False,
     ) -> None:
         self.seed = seed
+        self.lively = lively
+        self.pair_rate = PAIR_RATE["lively" if lively else "calm"]
         self.size = size
         self.subjects = tuple(base_subjects() if subjects is None else subjects)
         self.settings = tuple(SETTINGS if settings is None else settings)
@@ -165,13 +157,13 @@ class World:
         record = self._record(k, place, poses, relation)
         return Scene(self._paint(record, poses, address), record)
 
-    def _plan(self, k: int) -> tuple[SceneRecord, tuple[_Pose, ...]]:
+    def _plan(self, k: int) -> tuple[SceneRecord, tuple[Pose, ...]]:
         draw = seeding.generator(self.seed, "scenes/layout", "scene", k)
         first = self.subjects[int(draw.integers(len(self.subjects)))]
         keys: tuple[str, ...] = (first,)
         setting = self._setting_for(first, draw)
         relation = None
-        if draw.random() < PAIR_RATE and len(self.subjects) > 1:
+        if draw.random() < self.pair_rate and len(self.subjects) > 1:
             for _ in range(64):
                 second = self.subjects[int(draw.integers(len(self.subjects)))]
                 if second != first and self._allows(second, setting):
@@ -192,23 +184,12 @@ class World:
         setting: str,
         relation: str | None,
         draw: np.random.Generator,
-    ) -> tuple[_Pose, ...]:
-        place = PLACES[setting]
-        if len(keys) == 1:
-            middles = [64 + draw.uniform(-9, 9)]
-        else:
-            low_side_first = (
-                draw.random() < 0.5 if relation in ("and", "next to") else (relation == "left of")
-            )
-            left, right = 35 + draw.uniform(-4, 3), 93 + draw.uniform(-3, 4)
-            middles = [left, right] if low_side_first else [right, left]
-        return tuple(
-            _pose_one(key, x, len(keys) == 1, place, draw)
-            for key, x in zip(keys, middles, strict=True)
-        )
+    ) -> tuple[Pose, ...]:
+        pose = lively if self.lively else calm
+        return pose(keys, PLACES[setting], relation, draw)
 
     def _record(
-        self, k: int, setting: str, poses: tuple[_Pose, ...], relation: str | None
+        self, k: int, setting: str, poses: tuple[Pose, ...], relation: str | None
     ) -> SceneRecord:
         placements = []
         for pose in poses:
@@ -224,7 +205,7 @@ class World:
         return SceneRecord(self.seed, k, setting, tuple(placements), relation)
 
     def _paint(
-        self, record: SceneRecord, poses: tuple[_Pose, ...], address: tuple[str | int, ...]
+        self, record: SceneRecord, poses: tuple[Pose, ...], address: tuple[str | int, ...]
     ) -> NDArray[np.uint8]:
         place = PLACES[record.setting]
         draw = seeding.generator(self.seed, "scenes/paint", *address)
@@ -244,35 +225,7 @@ class World:
         return (np.clip(canvas.pixels, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
-def _pose_one(key: str, x: float, alone: bool, place: Place, draw: np.random.Generator) -> _Pose:
-    """Size, turn and height of one subject about the given x; it stays inside the picture."""
-    subject = SUBJECTS[key]
-    if alone:
-        side = float(np.clip(draw.uniform(76, 98) * subject.scale, 70, 100))
-    else:
-        side = float(np.clip(draw.uniform(51, 62) * subject.scale, 48, 62))
-    angle = float(draw.uniform(-8, 8)) * (0.3 if subject.upright else 1.0)
-    mirrored = bool(draw.random() < 0.5)
-    lift = draw.uniform(0, 1)
-    x0, y0, x1, y1 = sprites.turned_extent(key, angle, mirrored)
-    # A turned picture can be longer than its longer side: keep to the limits of its kind.
-    side *= min(1.0, (100 if alone else 62) / (side * max(x1 - x0, y1 - y0)))
-    ground: float | None = None
-    if place.ground is None:
-        y = 62 + draw.uniform(-7, 7) * (1 if alone else 2)
-    else:
-        low, high = place.ground
-        ground = float(draw.uniform(low, high))
-        gap = 4 + 9 * lift if subject.airborne else 0.0
-        if subject.airborne and not alone:
-            gap += 14 * lift
-        y = ground - gap - y1 * side
-    y = float(np.clip(y, 3 - y0 * side, 126 - y1 * side))
-    x = float(np.clip(x, 2 - x0 * side, 126 - x1 * side))
-    return _Pose(key, (x, y), side, angle, mirrored, ground)
-
-
-def _lay(canvas: Canvas, pose: _Pose, place: Place) -> None:
+def _lay(canvas: Canvas, pose: Pose, place: Place) -> None:
     """Shadow, reflection and the subject itself, in the place's light."""
     k = canvas.per_unit
     cx, cy = pose.middle
@@ -300,7 +253,7 @@ def _lit(sprite: Float, place: Place) -> Float:
     return np.concatenate([np.minimum(color, alpha), alpha], axis=2)
 
 
-def _shadow(canvas: Canvas, pose: _Pose, place: Place, alpha: Float, left: int) -> None:
+def _shadow(canvas: Canvas, pose: Pose, place: Place, alpha: Float, left: int) -> None:
     """A wide soft shadow and a tight dark one below what touches the ground."""
     k = canvas.per_unit
     ground = pose.ground or 0.0

@@ -28,10 +28,13 @@ class TrainConfig:
     max_minutes: float | None = None
     """Wall time since the loop began (compiling included), summed over resumed sittings."""
 
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    """AdamW, fused; or with its moments in 8 bits (needs the package bitsandbytes)."""
+    optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
+    """AdamW, fused; or with its moments in 8 bits (needs the package bitsandbytes); or Muon for
+    the matrices and convolutions, AdamW for the rest: many fewer samples, a dearer update."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
+    muon_learning_rate: float = 0.015
+    """Peak learning rate of Muon's matrices; the others have learning_rate."""
     lr_schedule: Literal["wsd", "cosine", "constant"] = "wsd"
     """After the warm-up: stay, then decay to zero; a cosine to zero from there; or stay."""
     warmup_steps: int = 100
@@ -119,6 +122,11 @@ class TrainConfig:
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UserError(
                 f"learning_rate is {self.learning_rate}, expected a finite number above 0"
+            )
+        if not (math.isfinite(self.muon_learning_rate) and self.muon_learning_rate > 0):
+            raise UserError(
+                f"muon_learning_rate is {self.muon_learning_rate}, "
+                "expected a finite number above 0"
             )
         for name, value in (("decay_fraction", self.decay_fraction), ("ema_decay", self.ema_decay)):
             if not 0 <= value < 1:

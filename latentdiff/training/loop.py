@@ -202,6 +202,7 @@ def _build(
         weight_decay=config.weight_decay,
         betas=config.betas,
         kind=config.optimizer,
+        muon_learning_rate=config.muon_learning_rate,
     )
     loss_scale = LossScale(processes.device) if processes.dtype == torch.float16 else None
     if begun is not None:

@@ -1,4 +1,4 @@
-"""AdamW, and an update that a non-finite number cannot pass.
+"""The optimizers, and an update that a non-finite number cannot pass.
 
 The guard never asks the device a question: it keeps a flag beside the gradients, and the fused
 kernel leaves weights and moments alone when the flag is set. Once set the flag stays set, so the
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from latentdiff.errors import UserError
 from latentdiff.training.loss_scale import LossScale
+from latentdiff.training.muon import Muon
 from latentdiff.training.sharding import is_sharded, local
 
 # Of the fused kernel's arguments: it divides gradients by grad_scale, and does nothing at all when
@@ -40,17 +41,29 @@ def build_optimizer(
     weight_decay: float,
     betas: tuple[float, float],
     kind: str = "adamw",
+    muon_learning_rate: float = 0.015,
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019); biases, norms and scalars are not decayed.
 
     kind: "adamw", fused, or "adamw8bit" of bitsandbytes, whose moments take 2 bytes a weight
-    instead of 8 (Dettmers et al. 2022, arXiv:2110.02861); UserError when that is not installed.
+    instead of 8 (Dettmers et al. 2022, arXiv:2110.02861); UserError when that is not installed; or
+    "muon", which takes `muon_learning_rate` for the matrices.
     """
     named = trained_parameters(module)
     if not named:
         raise UserError("nothing to train: no parameter of the module requires grad")
     odd = [name for name, p in named.items() if p.dtype != torch.float32]
     assert not odd, f"trained weights are float32 here; {odd[0]} is {named[odd[0]].dtype}"
+    if kind == "muon":
+        embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+        return Muon(
+            named,
+            embeddings=embeddings,
+            learning_rate=learning_rate,
+            matrix_rate=muon_learning_rate,
+            betas=betas,
+            weight_decay=weight_decay,
+        )
     groups = [
         {"params": [p for p in named.values() if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in named.values() if p.ndim < 2], "weight_decay": 0.0},
@@ -81,7 +94,7 @@ def allocate(optimizer: torch.optim.Optimizer) -> None:
     An update that the fused kernel is told to leave out; afterwards moments and step are 0.
     """
     if not isinstance(optimizer, torch.optim.AdamW):
-        return  # without a guard in its kernel there is no update to leave out
+        return  # it made them when it was built, or has no guard that leaves an update out
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -123,7 +136,7 @@ class GuardedStep:
         self.names, self.parameters = tuple(named), tuple(named.values())
         # Any: found_inf and grad_scale are attributes that only the fused step looks for.
         self.optimizer: Any = optimizer
-        self.fused = isinstance(optimizer, torch.optim.AdamW)
+        self.fused = isinstance(optimizer, torch.optim.AdamW | Muon)
         self.grad_clip, self.loss_scale = grad_clip, loss_scale
         self.sharded = is_sharded(module)
         device = local(self.parameters[0]).device
@@ -153,7 +166,7 @@ class GuardedStep:
         self._remember(failed, loss, norms, step)
         leave_out = torch.maximum(self.bad, (~finite).float())
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("rate_factor", 1.0)
         divisor = scale
         if self.grad_clip:
             clip = (norm / self.grad_clip).clamp(min=1.0)

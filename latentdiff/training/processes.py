@@ -230,7 +230,7 @@ def check_type(accelerator: Accelerator, config: TrainConfig) -> None:
         "fsdp_activation_checkpointing": bool(plugin.activation_checkpointing),
         "compile": bool(config.compile),
         "channels_last": config.channels_last,
-        "optimizer adamw8bit": config.optimizer == "adamw8bit",
+        f"optimizer {config.optimizer}": config.optimizer != "adamw",
     }
     if any(refused.values()):
         names = ", ".join(name for name, asked in refused.items() if asked)

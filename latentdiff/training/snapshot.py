@@ -70,10 +70,11 @@ def restore(
     """Put a checkpoint back, strictly: a missing, extra or misshapen tensor is a UserError."""
     copy_strict(checkpoint.weights, weights(module), "weights")
     copy_strict(checkpoint.ema, averaged.parameters, "averaged weights")
-    kinds = {key.partition(".")[0] for key in checkpoint.optimizer}
-    if kinds and ("exp_avg" in kinds) != isinstance(optimizer, torch.optim.AdamW):
-        kind = "adamw" if "exp_avg" in kinds else "adamw8bit"
-        raise UserError(f"the checkpoint's moments are those of --optimizer {kind}; go on with it")
+    slots = {key.partition(".")[0] for key in checkpoint.optimizer}
+    if slots and _kind(slots) != _kind({s for kept in optimizer.state.values() for s in kept}):
+        raise UserError(
+            f"the checkpoint's moments are those of --optimizer {_kind(slots)}; go on with it"
+        )
     scale = {k: v for k, v in checkpoint.optimizer.items() if k.partition(".")[0] == _SCALE}
     if loss_scale is not None:  # else the precision has changed, and with it the need of a scale
         loss_scale.restore({key.partition(".")[2]: value for key, value in scale.items()})
@@ -87,6 +88,13 @@ def restore(
         unused.difference_update(slots)
     if unused:
         raise UserError(f"the checkpoint's optimizer knows other parameters: {_few(unused)}")
+
+
+def _kind(slots: set[str]) -> str:
+    """The optimizer that keeps these slots of a parameter."""
+    if "momentum" in slots:
+        return "muon"
+    return "adamw" if not slots or "exp_avg" in slots else "adamw8bit"
 
 
 def _slot(value: Tensor, parameter: nn.Parameter) -> Tensor | int:
