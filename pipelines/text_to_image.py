@@ -29,7 +29,7 @@ from latentdiff.models import bundle as bundles
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.denoiser import Denoiser
-from latentdiff.models.lora_loading import LoraReport, LoraStack
+from latentdiff.models.lora.stack import LoraReport, LoraStack
 from latentdiff.models.preview import to_images
 from latentdiff.pipelines.plan import PipelineStep, Plan, TextToImageResult
 from latentdiff.sampling import SeededNoise, check_finite, check_seed, denoise

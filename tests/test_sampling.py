@@ -12,7 +12,7 @@ from latentdiff.diffusion.timesteps import Step
 from latentdiff.errors import UserError
 from latentdiff.sampling import MAX_SEED, SeededNoise, check_finite, denoise
 from latentdiff.schedulers import interop
-from latentdiff.schedulers.config import SchedulerConfig
+from latentdiff.schedulers.scheduler_config import SchedulerConfig
 
 SHAPE = (4, 3, 3)
 CONFIG = SchedulerConfig(beta_schedule="scaled_linear", timestep_spacing="trailing")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from latentdiff.training.entry import guarded, train_from
+from latentdiff.training.run.entry import guarded, train_from
 
 PROG = "python -m latentdiff.train_scripts.clip"
 DESCRIPTION = "Train the CLIP towers and the tokenizer on captioned scenes."
@@ -16,7 +16,7 @@ DESCRIPTION = "Train the CLIP towers and the tokenizer on captioned scenes."
 
 def main(argv: Sequence[str], prog: str = PROG) -> int:
     """Train in this process; returns the exit code, raises UserError for a mistake."""
-    from latentdiff.training import clip
+    from latentdiff.training.tasks import clip_task as clip
 
     return train_from(
         clip.ClipTask,

@@ -11,17 +11,17 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from latentdiff.training.entry import guarded, train_from
+from latentdiff.training.run.entry import guarded, train_from
 
 if TYPE_CHECKING:
-    from latentdiff.training.judge import JudgeConfig, JudgeTask
+    from latentdiff.training.tasks.judge_task import JudgeConfig, JudgeTask
 
 PROG = "python -m latentdiff.train_scripts.judge"
 
 
 def build(config: JudgeConfig) -> JudgeTask:
     """The task, its pool rendered or finished first where that is asked for."""
-    from latentdiff.training.judge import JudgeTask, render_pool
+    from latentdiff.training.tasks.judge_task import JudgeTask, render_pool
 
     if config.render and not config.train.dry_run:
         render_pool(config)
@@ -30,7 +30,7 @@ def build(config: JudgeConfig) -> JudgeTask:
 
 def main(argv: Sequence[str], prog: str = PROG) -> int:
     """Train in this process; returns the exit code, raises UserError for a mistake."""
-    from latentdiff.training import judge
+    from latentdiff.training.tasks import judge_task as judge
 
     return train_from(
         build,

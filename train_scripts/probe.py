@@ -42,7 +42,10 @@ def main(argv: Sequence[str]) -> int:
     config = configs.parse(ProbeConfig, argv, prog=PROG, description=__doc__ or "")
     import torch
 
-    from latentdiff.training import clip, probe, text_to_image, vae
+    from latentdiff.training.recipes import probe
+    from latentdiff.training.tasks import clip_task as clip
+    from latentdiff.training.tasks import text_to_image
+    from latentdiff.training.tasks import vae_task as vae
 
     found: dict[str, Any] = {
         "vae": (vae.VaeConfig, vae.PRESETS),

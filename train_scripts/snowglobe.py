@@ -23,7 +23,7 @@ from typing import Literal
 from latentdiff import config as configs
 from latentdiff import files
 from latentdiff.errors import UserError
-from latentdiff.training.stages import Stage, say, tidy
+from latentdiff.training.recipes.stages import Stage, say, tidy
 
 PROG = "python -m latentdiff.train_scripts.snowglobe"
 PID, SETTINGS = "recipe.pid", "recipe.yaml"
@@ -189,7 +189,7 @@ def run(config: RecipeConfig) -> None:
 
 def wait_for_rows(config: RecipeConfig, render: Stage) -> None:
     """Until the pool holds what the autoencoder starts with."""
-    from latentdiff.data.pixel_pool import SPEC, PixelPool
+    from latentdiff.data.rendered.pixel_pool import SPEC, PixelPool
 
     wanted = min(config.early_scenes, config.scenes)
     while render.running:
@@ -201,8 +201,8 @@ def wait_for_rows(config: RecipeConfig, render: Stage) -> None:
 
 def render_stage(config: RecipeConfig) -> None:
     """Render the pool."""
-    from latentdiff.data.pixel_pool import build_pool
-    from latentdiff.data.progress import Progress
+    from latentdiff.data.rendered.pixel_pool import build_pool
+    from latentdiff.progress import Progress
 
     os.nice(5)  # compiling and training, which wait for nobody, come first
     build_pool(
@@ -217,8 +217,8 @@ def render_stage(config: RecipeConfig) -> None:
 
 def encode_stage(config: RecipeConfig) -> None:
     """Encode the pool with the trained autoencoder."""
-    from latentdiff.data.progress import Progress
-    from latentdiff.training.snowglobe import encode_pool
+    from latentdiff.progress import Progress
+    from latentdiff.training.recipes.snowglobe_parts import encode_pool
 
     progress = Progress("encoded", seconds=2.0)
     encode_pool(config.place("vae"), config.pool, config.cache, progress=progress)
@@ -226,7 +226,7 @@ def encode_stage(config: RecipeConfig) -> None:
 
 def assemble_stage(config: RecipeConfig) -> None:
     """Put the finished folder together from the newest exports."""
-    from latentdiff.training.snowglobe import assemble
+    from latentdiff.training.recipes.snowglobe_parts import assemble
 
     judge = config.place("judge") / "export"
     folder = assemble(
@@ -242,7 +242,7 @@ def assemble_stage(config: RecipeConfig) -> None:
 
 def collect(config: RecipeConfig, out: Path) -> None:
     """At most eight files of what there is: model or exports in parts, logs, numbers, sheets."""
-    from latentdiff.training.snowglobe import pack
+    from latentdiff.training.recipes.snowglobe_parts import pack
 
     out.mkdir(parents=True, exist_ok=True)
     whole, unfinished = config.place("snowglobe"), config.place("text_to_image") / "export"

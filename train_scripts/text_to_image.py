@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from latentdiff import config as configs
-from latentdiff.training.entry import guarded, train_from
+from latentdiff.training.run.entry import guarded, train_from
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from latentdiff.conditioning.text import Long
     from latentdiff.models.bundle import Bundle
-    from latentdiff.training.text_to_image import TextToImageConfig, TextToImageTask
+    from latentdiff.training.tasks.text_to_image import TextToImageConfig, TextToImageTask
 
 PROG = "python -m latentdiff.train_scripts.text_to_image"
 DESCRIPTION = (
@@ -58,15 +58,15 @@ def draw(
 
 def build(config: TextToImageConfig) -> TextToImageTask:
     """The task, with the pipeline to draw its samples."""
-    from latentdiff.training.loop import refuse_early
-    from latentdiff.training.text_to_image import TextToImageTask
+    from latentdiff.training.run.loop import refuse_early
+    from latentdiff.training.tasks.text_to_image import TextToImageTask
 
     refuse_early(config.train, TextToImageTask.name)
     return TextToImageTask(config, draw)
 
 
 def _settings(argv: Sequence[str]) -> dict[str, Any]:
-    from latentdiff.training.text_to_image import PRESETS, TextToImageConfig
+    from latentdiff.training.tasks.text_to_image import PRESETS, TextToImageConfig
 
     named = any(word.partition("=")[0] == "--base" for word in argv)
     return {
@@ -80,7 +80,7 @@ def _settings(argv: Sequence[str]) -> dict[str, Any]:
 
 def main(argv: Sequence[str], prog: str = PROG) -> int:
     """Train in this process, or rehearse; returns the exit code, raises UserError for a mistake."""
-    from latentdiff.training import rehearsal
+    from latentdiff.training.recipes import rehearsal
 
     asked = rehearsal.take_flags(argv)
     if asked is not None:

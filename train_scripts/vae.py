@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from latentdiff.training.entry import guarded, train_from
+from latentdiff.training.run.entry import guarded, train_from
 
 PROG = "python -m latentdiff.train_scripts.vae"
 DESCRIPTION = "Train the autoencoder on scenes."
@@ -16,7 +16,7 @@ DESCRIPTION = "Train the autoencoder on scenes."
 
 def main(argv: Sequence[str], prog: str = PROG) -> int:
     """Train in this process; returns the exit code, raises UserError for a mistake."""
-    from latentdiff.training import vae
+    from latentdiff.training.tasks import vae_task as vae
 
     return train_from(
         vae.VaeTask,

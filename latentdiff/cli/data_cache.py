@@ -16,7 +16,7 @@ from latentdiff.cli import groups
 from latentdiff.errors import unknown_name
 
 if TYPE_CHECKING:
-    from latentdiff.data.cache_uses import Use
+    from latentdiff.data.cache.uses import Use
 
 PROG = "latentdiff data cache"
 
@@ -65,8 +65,8 @@ def contents(argv: list[str]) -> int:
     options = config.parse(
         ListConfig, argv, prog=f"{PROG} ls", description="List what a cache holds, and for whom."
     )
-    from latentdiff.data import cache_uses
-    from latentdiff.data.latent_cache import KINDS, LatentCache
+    from latentdiff.data.cache import uses as cache_uses
+    from latentdiff.data.cache.latent_cache import KINDS, LatentCache
 
     cache = LatentCache(options.cache)
     print(f"{'':<10}{'entries':>12}{'bytes':>18}{'shards':>8}")
@@ -98,8 +98,8 @@ def verify(argv: list[str]) -> int:
         prog=f"{PROG} verify",
         description="Read every byte of a cache and compare it with what was written.",
     )
-    from latentdiff.data import cache_clean
-    from latentdiff.data.latent_cache import LatentCache
+    from latentdiff.data.cache import clean as cache_clean
+    from latentdiff.data.cache.latent_cache import LatentCache
 
     cache = LatentCache(options.cache, alone=options.repair)
     whole = damaged = 0
@@ -128,8 +128,9 @@ def collect(argv: list[str]) -> int:
             "models, and uses that are not kept."
         ),
     )
-    from latentdiff.data import cache_clean, cache_uses
-    from latentdiff.data.latent_cache import LatentCache
+    from latentdiff.data.cache import clean as cache_clean
+    from latentdiff.data.cache import uses as cache_uses
+    from latentdiff.data.cache.latent_cache import LatentCache
 
     cache = LatentCache(options.cache, alone=not options.dry_run)
     uses = cache_uses.listed(cache)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from latentdiff import config
-from latentdiff.data.progress import Progress
 from latentdiff.errors import UserError
+from latentdiff.progress import Progress
 from latentdiff.training.launch import local_rank, rank, say
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from latentdiff.data.captions import CaptionConfig
     from latentdiff.data.records import Source
-    from latentdiff.training.encode_cache import CacheView
-    from latentdiff.training.text_to_image.config import DataConfig
-    from latentdiff.training.text_to_image.networks import Networks
+    from latentdiff.training.feeds.encode_cache import CacheView
+    from latentdiff.training.tasks.text_to_image.networks import Networks
+    from latentdiff.training.tasks.text_to_image.text_to_image_config import DataConfig
 
 SHOWN = 10
 """Bad pictures that are named; all are counted."""
@@ -101,11 +101,11 @@ def main(argv: list[str]) -> int:
 def run(options: BuildConfig) -> int:
     """Build, and say what was found and made; returns the exit code."""
     from latentdiff.data.buckets import assign
+    from latentdiff.data.cache.latent_cache import CONTEXTS, MOMENTS, LatentCache
     from latentdiff.data.captions import CaptionConfig, CaptionPolicy
-    from latentdiff.data.latent_cache import CONTEXTS, MOMENTS, LatentCache
-    from latentdiff.training import encode_cache
-    from latentdiff.training.text_to_image.listed import open_named
-    from latentdiff.training.text_to_image.own_pictures import buckets_of, size_of
+    from latentdiff.training.feeds import encode_cache
+    from latentdiff.training.feeds.listed import open_named
+    from latentdiff.training.feeds.own import buckets_of, size_of
 
     begun = time.monotonic()
     captions = CaptionConfig(
@@ -164,7 +164,7 @@ def run(options: BuildConfig) -> int:
 
 
 def _data_config(options: BuildConfig) -> DataConfig:
-    from latentdiff.training.text_to_image.config import DataConfig
+    from latentdiff.training.tasks.text_to_image.text_to_image_config import DataConfig
 
     return DataConfig(
         data=options.data,
@@ -183,7 +183,7 @@ def _data_config(options: BuildConfig) -> DataConfig:
 
 def _networks(model: str) -> Networks:
     from latentdiff.models import bundle as bundles
-    from latentdiff.training.text_to_image.networks import Networks
+    from latentdiff.training.tasks.text_to_image.networks import Networks
 
     base = bundles.load(model)
     return Networks(

@@ -20,7 +20,7 @@ from latentdiff.errors import UserError
 if TYPE_CHECKING:
     from latentdiff.data.buckets import BucketPlan
     from latentdiff.data.captions import CaptionReport
-    from latentdiff.data.check import Findings
+    from latentdiff.data.check.checking import Findings
     from latentdiff.data.records import Source
 
 PROG = "latentdiff data check"
@@ -95,10 +95,10 @@ class CheckConfig:
 def main(argv: list[str]) -> int:
     """Run `latentdiff data check` and return its exit code."""
     options = config.parse(CheckConfig, argv, prog=PROG, description=DESCRIPTION)
-    from latentdiff.data.check import check
-    from latentdiff.data.guarded import default_workers
-    from latentdiff.data.manifest import refuse_place, write_manifest
-    from latentdiff.data.progress import Progress
+    from latentdiff.data.check.checking import check
+    from latentdiff.data.check.guarded import default_workers
+    from latentdiff.data.check.manifest import refuse_place, write_manifest
+    from latentdiff.progress import Progress
 
     begun = time.monotonic()
     source = _open(options, options.data, options.split)
@@ -153,7 +153,8 @@ def _of_model(
     if options.model == "none":
         return None, None
     from latentdiff.data.buckets import assign, make_buckets
-    from latentdiff.models import bundle, folder, weights
+    from latentdiff.models import bundle, weights
+    from latentdiff.models import model_folder as folder
 
     model = folder.resolve(options.model)
     folder.read_layout(model)
@@ -239,8 +240,8 @@ def _short(name: Callable[[int], str], group: Any, most: int = 4) -> list[str]:
 def _write_page(
     options: CheckConfig, findings: Findings, workers: int, command: Sequence[str]
 ) -> None:
-    from latentdiff.data.check import thumbnails
-    from latentdiff.data.check_page import check_page
+    from latentdiff.data.check.check_page import check_page
+    from latentdiff.data.check.checking import thumbnails
 
     assert options.html is not None
     made = partial(thumbnails, workers=workers, seconds=options.seconds)

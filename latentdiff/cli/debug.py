@@ -14,8 +14,8 @@ from latentdiff import config as configs
 from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
-    from latentdiff.training.non_finite import Findings, Kept
-    from latentdiff.training.replay import Event
+    from latentdiff.training.run.non_finite import Findings, Kept
+    from latentdiff.training.run.replay import Event
 
 _SHOWN = 12
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     )
     import torch
 
-    from latentdiff.training import non_finite
+    from latentdiff.training.run import non_finite
 
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device is cuda, but torch finds no CUDA device")
@@ -77,7 +77,7 @@ def describe(kept: Kept, findings: Findings, *, every: bool = False) -> str:
 
 
 def _table(events: Sequence[Event], every: bool) -> list[str]:
-    from latentdiff.training.replay import HEADER
+    from latentdiff.training.run.replay import HEADER
 
     rows = list(events)
     if not every:

@@ -145,7 +145,7 @@ def judged(
 ) -> tuple[dict[str, list[Outcome]], dict[str, dict[str, Score]], dict[str, NDArray[np.float32]]]:
     """Column -> outcomes; column -> group -> score; column -> CLIP score of every picture."""
     from latentdiff.evaluation import alignment
-    from latentdiff.evaluation.judge import judge_pictures
+    from latentdiff.evaluation.judge_network import judge_pictures
     from latentdiff.evaluation.protocol import prompts
 
     results, scores, clip_scores = {}, {}, {}
@@ -232,8 +232,8 @@ def contact_sheet(
     count: int,
 ) -> Image.Image:
     """Up to `count` pictures, evenly over the items: prompt, and the verdict where it is wrong."""
-    from latentdiff.evaluation.report import Cell
-    from latentdiff.evaluation.report import contact_sheet as sheet
+    from latentdiff.evaluation.result_table import Cell
+    from latentdiff.evaluation.result_table import contact_sheet as sheet
 
     picked = np.unique(np.linspace(0, len(chosen) - 1, min(count, len(chosen))).astype(int))
     cells = []

@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
 
 def write_sheet(path: Path, shown: Sequence[tuple[Any, Any]]) -> None:
     """Pictures over their reconstructions, eight columns."""
-    from latentdiff.evaluation.report import Cell, contact_sheet
+    from latentdiff.evaluation.result_table import Cell, contact_sheet
 
     cells = []
     for first in range(0, len(shown), 8):

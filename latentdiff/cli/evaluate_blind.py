@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         return score(options.output, options.answers)
     from latentdiff.cli import evaluation_parts as parts
     from latentdiff.evaluation import protocol
-    from latentdiff.evaluation.report import Cell, contact_sheet
+    from latentdiff.evaluation.result_table import Cell, contact_sheet
 
     chosen = protocol.blind_items(options.count, options.salt)
     loaded = parts.load(options.model, options.dtype, options.device)
@@ -120,7 +120,7 @@ def score(folder: Path, path: Path) -> int:
     """Print and keep the table of answers against the key."""
     from latentdiff.evaluation.alignment import percent
     from latentdiff.evaluation.intervals import wilson
-    from latentdiff.evaluation.report import table
+    from latentdiff.evaluation.result_table import table
 
     try:
         expected: dict[str, Any] = json.loads((folder / KEY).read_text("utf-8"))

@@ -21,7 +21,7 @@ from latentdiff import __version__, config, files
 from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
-    from latentdiff.data.labelled import Labelled
+    from latentdiff.data.sources.labelled import Labelled
     from latentdiff.evaluation.classes import ClassScores, Comparison, PhotoClassifier
     from latentdiff.evaluation.protocol import Item
 
@@ -152,7 +152,7 @@ def main(argv: Sequence[str]) -> int:
 
 def the_classifier(options: Options) -> tuple[PhotoClassifier, dict[str, str]]:
     """The classifier, loaded or trained, and the captions of its classes where there are any."""
-    from latentdiff.data.labelled import fingerprint, open_labelled
+    from latentdiff.data.sources.labelled import fingerprint, open_labelled
     from latentdiff.evaluation import classes
 
     stored = options.classifier is not None and classes.is_saved(options.classifier)
@@ -197,7 +197,7 @@ def _trained(
 ) -> PhotoClassifier:
     from tqdm import tqdm
 
-    from latentdiff.training.classifier import ClassifierConfig, train_classifier
+    from latentdiff.training.tasks.classifier import ClassifierConfig, train_classifier
 
     numbers = {name: k for k, name in enumerate(real.classes)}
     labels = np.asarray([numbers[real.labels[row]] for row in rows], np.int64)
@@ -241,7 +241,7 @@ def on_real(options: Options, classifier: PhotoClassifier) -> ClassScores | None
     """The classifier's own accuracy, on photographs that it has not seen."""
     if options.real_validation is None:
         return None
-    from latentdiff.data.labelled import open_labelled
+    from latentdiff.data.sources.labelled import open_labelled
     from latentdiff.evaluation import classes
 
     real = open_labelled(options.real_validation, label_column=options.label_column)
@@ -321,7 +321,7 @@ def _drawn(
 
 
 def _read(folder: Path, classifier: PhotoClassifier) -> Column:
-    from latentdiff.data.labelled import open_labelled
+    from latentdiff.data.sources.labelled import open_labelled
     from latentdiff.evaluation import classes
 
     found = open_labelled(folder)
@@ -341,7 +341,7 @@ def _share(value: Any) -> str:
 
 def print_table(columns: Sequence[Column], ceiling: ClassScores | None) -> str:
     """Recognised pictures of each class, with 95 % intervals."""
-    from latentdiff.evaluation.report import table
+    from latentdiff.evaluation.result_table import table
 
     names = columns[0].scores.classes
     shown = [(c.name, c.scores) for c in columns]
@@ -367,7 +367,7 @@ def say(comparison: Comparison) -> str:
 
 def grid(columns: Sequence[Column], names: Sequence[str], count: int) -> Image.Image:
     """A row for each class: the first model's pictures, then the second's."""
-    from latentdiff.evaluation.report import Cell, contact_sheet
+    from latentdiff.evaluation.result_table import Cell, contact_sheet
 
     each = max(1, count // len(columns))
     blank = np.full((4, 4, 3), 250, np.uint8)

@@ -15,7 +15,7 @@ from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
     from latentdiff.evaluation.clip_score import ClipScorer
-    from latentdiff.evaluation.judge import Judge
+    from latentdiff.evaluation.judge_network import Judge
     from latentdiff.evaluation.protocol import Item
     from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
@@ -79,7 +79,7 @@ def load(model: str, dtype: str, device: str, loras: Sequence[str] = ()) -> Load
 
 def load_judge(named: Path | None, model: Path | None) -> Judge:
     """The judge from the folder named, or from the model's own `judge/`."""
-    from latentdiff.evaluation import judge
+    from latentdiff.evaluation import judge_network as judge
 
     if named is None and model is None:
         raise UserError("this model is not a local folder and brings no judge; name one: --judge")
@@ -151,7 +151,7 @@ def reconstruct(
     loaded: Loaded, pictures: Iterable[NDArray[np.uint8]], batch_size: int = 16
 ) -> list[NDArray[np.uint8]]:
     """Pictures through the autoencoder and back, by the posterior's mode, in its own precision."""
-    from latentdiff.evaluation.judge import batches, to_pixels
+    from latentdiff.evaluation.judge_network import batches, to_pixels
     from latentdiff.models.autoencoder import Autoencoder
 
     autoencoder = Autoencoder(loaded.bundle.vae)

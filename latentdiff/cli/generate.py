@@ -19,7 +19,7 @@ from latentdiff.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from latentdiff.models.lora_formats import LoraFile
+    from latentdiff.models.lora.formats import LoraFile
     from latentdiff.pipelines.plan import Plan
     from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
@@ -167,8 +167,8 @@ def read_loras(given: Sequence[str]) -> list[tuple[LoraFile, float]]:
     """The LoRA files and their scales, read before the model is: a wrong one is told at once."""
     if not given:
         return []
-    from latentdiff.models.lora_formats import read_lora
-    from latentdiff.models.lora_loading import parse_lora
+    from latentdiff.models.lora.formats import read_lora
+    from latentdiff.models.lora.stack import parse_lora
 
     chosen = [parse_lora(text) for text in given]
     return [(read_lora(path), scale) for path, scale in chosen]

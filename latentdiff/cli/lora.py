@@ -19,8 +19,8 @@ from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
     from latentdiff.models.bundle import Bundle
-    from latentdiff.models.lora_formats import LoraFile
-    from latentdiff.models.lora_loading import LoraReport
+    from latentdiff.models.lora.formats import LoraFile
+    from latentdiff.models.lora.stack import LoraReport
 
 PART_NAMES = {"unet": "U-Net", "text_encoder": "text encoder"}
 
@@ -78,8 +78,8 @@ def inspect(argv: Sequence[str]) -> int:
         InspectConfig, argv, prog="latentdiff lora inspect", description="Describe a LoRA file."
     )
     from latentdiff.models import bundle as bundles
-    from latentdiff.models.lora_formats import read_lora
-    from latentdiff.models.lora_loading import LoraStack
+    from latentdiff.models.lora.formats import read_lora
+    from latentdiff.models.lora.stack import LoraStack
 
     file = read_lora(config.lora)
     describe(file)
@@ -104,7 +104,7 @@ def inspect(argv: Sequence[str]) -> int:
 
 def describe(file: LoraFile) -> None:
     """Print a file's layers, sizes and metadata."""
-    from latentdiff.models.lora_names import PARTS
+    from latentdiff.models.lora.names import PARTS
 
     layout = {"peft": "diffusers (PEFT)", "kohya": "kohya"}.get(file.layout, file.layout)
     size = file.path.stat().st_size / 1e6
@@ -150,7 +150,7 @@ def convert(argv: Sequence[str]) -> int:
     config = configs.parse(
         ConvertConfig, argv, prog="latentdiff lora convert", description="Change a LoRA's layout."
     )
-    from latentdiff.models.lora_formats import read_lora, write_lora
+    from latentdiff.models.lora.formats import read_lora, write_lora
 
     file = read_lora(config.lora)
     to = config.to or ("peft" if file.layout == "kohya" else "kohya")
@@ -185,8 +185,8 @@ def merge(argv: Sequence[str]) -> int:
     import torch
 
     from latentdiff.models import bundle as bundles
-    from latentdiff.models.lora_formats import read_lora
-    from latentdiff.models.lora_loading import LoraStack, parse_lora
+    from latentdiff.models.lora.formats import read_lora
+    from latentdiff.models.lora.stack import LoraStack, parse_lora
 
     files = [(read_lora(path), scale) for path, scale in map(parse_lora, config.lora)]
     bundle = bundles.load(config.model, dtype=None)

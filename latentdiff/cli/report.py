@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
         "over time, data, settings, on one page that needs no network. Every training run writes "
         "it by itself; this makes it anew, also while the run goes on.",
     )
-    from latentdiff.training.report import write_report
+    from latentdiff.training.record.run_report import write_report
 
     print(f"report: {write_report(config.run)}")
     return 0

@@ -92,7 +92,7 @@ class RenderConfig:
 
 def sheet(argv: list[str]) -> int:
     """`latentdiff scenes sheet`."""
-    from latentdiff.scenes.sheet import contact_sheet
+    from latentdiff.sheet import contact_sheet
 
     options = config.parse(
         SheetConfig,
@@ -162,7 +162,7 @@ def render(argv: list[str]) -> int:
         prog="latentdiff scenes render",
         description="Fill a pool of rendered scenes that training reads.",
     )
-    pool = importlib.import_module("latentdiff.data.pixel_pool")
+    pool = importlib.import_module("latentdiff.data.rendered.pixel_pool")
     begun = time.monotonic()
 
     def progress(done: int, count: int) -> None:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdiff.evaluation.intervals import Proportion, wilson
-from latentdiff.evaluation.judge import Verdicts
+from latentdiff.evaluation.judge_network import Verdicts
 from latentdiff.evaluation.protocol import GROUPS, HELD_OUT, NAMED, TRAINED, Item
-from latentdiff.evaluation.report import table
+from latentdiff.evaluation.result_table import table
 
 GENERATED, RENDERS, CEILING = "generated", "renders", "ceiling"
 QUESTIONS = ("subject", "setting", "both")

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from latentdiff.errors import UserError
-from latentdiff.evaluation.judge import batches, to_array, to_pixels
+from latentdiff.evaluation.judge_network import batches, to_array, to_pixels
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTextModel, CLIPVisionModelWithProjection

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from latentdiff.evaluation.distances import Pictures, psnr, psnr_in_boxes
-from latentdiff.evaluation.report import table
+from latentdiff.evaluation.result_table import table
 from latentdiff.scenes.records import SceneRecord
 
 

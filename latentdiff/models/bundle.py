@@ -14,10 +14,15 @@ from torch import Tensor, nn
 
 from latentdiff.errors import UserError
 from latentdiff.files import publish_folder, write_json, write_text
-from latentdiff.models import folder as folders
+from latentdiff.models import model_folder as folders
 from latentdiff.models import weights
 from latentdiff.models.preview import STABLE_DIFFUSION_1, Preview
-from latentdiff.schedulers.config import CONFIG_NAME, SchedulerConfig, read_config, write_config
+from latentdiff.schedulers.scheduler_config import (
+    CONFIG_NAME,
+    SchedulerConfig,
+    read_config,
+    write_config,
+)
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -27,12 +32,15 @@ if TYPE_CHECKING:
 TEXT_PREFIX = "text_model."
 ATTENTION_RENAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of the autoencoder's attention in checkpoints from before diffusers 0.15."""
-UNSUPPORTED_UNET = (
-    "addition_embed_type",
-    "class_embed_type",
-    "encoder_hid_dim_type",
-    "time_cond_proj_dim",
-)
+UNSUPPORTED_UNET: dict[str, tuple[str | None, ...]] = {
+    # "text" pools the same context into the timestep's embedding; others ask for further inputs.
+    "addition_embed_type": (None, "text"),
+    "class_embed_type": (None,),
+    "encoder_hid_dim_type": (None,),
+    "time_cond_proj_dim": (None,),
+}
+"""Settings of a U-Net by which it needs more inputs than x_t, t and a context, and what may stand
+there all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +165,8 @@ def _build_diffusers(class_: Any, config: Mapping[str, Any], where: str) -> nn.M
 def _build_unet(config: Mapping[str, Any], where: str) -> nn.Module:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    for key in UNSUPPORTED_UNET:
-        if config.get(key) is not None:
+    for key, allowed in UNSUPPORTED_UNET.items():
+        if config.get(key) not in allowed:
             raise UserError(
                 f"{where} sets {key} ({config[key]!r}), which Stable Diffusion 1.x and 2.x do not "
                 "have; this is a model of another kind"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -38,13 +38,9 @@ class Denoiser:
         assert x_t.shape[0] == context.shape[0], (x_t.shape, context.shape)
         if not isinstance(t, Tensor):
             t = torch.tensor(t, device=x_t.device)
-        prediction = self.unet(
-            x_t.to(self.dtype),
-            t,
-            encoder_hidden_states=context.to(self.dtype),
-            encoder_attention_mask=self.context_mask,
-            return_dict=False,
-        )[0]
+        prediction = predict(
+            self.unet, x_t.to(self.dtype), t, context.to(self.dtype), self.context_mask
+        )
         return prediction.to(x_t.dtype)
 
     @property
@@ -54,3 +50,34 @@ class Denoiser:
     @property
     def device(self) -> torch.device:
         return self.unet.device
+
+
+def predict(
+    unet: Any, x_t: Tensor, t: Tensor, context: Tensor, context_mask: Tensor | None = None
+) -> Tensor:
+    """The U-Net's output (B, C, h, w) for contexts (B, L, D) of which a mask (B, L) may hide ends.
+
+    Cross-attention obeys the mask. A U-Net that also pools the text into the timestep's embedding
+    does not, so its samples are then computed group by group, each cut to its own length.
+    """
+    if context_mask is None or unet.config.addition_embed_type is None:
+        found: Tensor = unet(
+            x_t,
+            t,
+            encoder_hidden_states=context,
+            encoder_attention_mask=context_mask,
+            return_dict=False,
+        )[0]
+        return found
+    lengths = context_mask.sum(dim=1)
+    out = torch.empty_like(x_t)
+    for length in lengths.unique().tolist():
+        rows = lengths == length
+        some = unet(
+            x_t[rows],
+            t[rows] if t.ndim else t,
+            encoder_hidden_states=context[rows, :length],
+            return_dict=False,
+        )[0]
+        out = out.to(some.dtype).masked_scatter(rows.view(-1, 1, 1, 1), some)
+    return out

@@ -20,8 +20,8 @@ from latentdiff.diffusion.prediction import to_x_0
 from latentdiff.diffusion.timesteps import Step
 from latentdiff.errors import UserError
 from latentdiff.schedulers.base import required_noise
-from latentdiff.schedulers.config import SchedulerConfig, told_fields
 from latentdiff.schedulers.protocol import StepResult
+from latentdiff.schedulers.scheduler_config import SchedulerConfig, told_fields
 
 
 class _GivenNoise(TorchFunctionMode):

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from latentdiff.errors import UserError, unknown_name
-from latentdiff.schedulers.config import (
+from latentdiff.schedulers.ddim import DDIM, DDIMInverse
+from latentdiff.schedulers.ddpm import DDPM
+from latentdiff.schedulers.foreign import ForeignScheduler, foreign_class, make_foreign
+from latentdiff.schedulers.protocol import Scheduler
+from latentdiff.schedulers.scheduler_config import (
     CONFIG_NAME,
     SchedulerConfig,
     for_stable_diffusion,
     read_config,
     write_config,
 )
-from latentdiff.schedulers.ddim import DDIM, DDIMInverse
-from latentdiff.schedulers.ddpm import DDPM
-from latentdiff.schedulers.foreign import ForeignScheduler, foreign_class, make_foreign
-from latentdiff.schedulers.protocol import Scheduler
 
 __all__ = [
     "ALIASES",

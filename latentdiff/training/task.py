@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import nn
 
-    from latentdiff.training.validation import PairedLosses
+    from latentdiff.training.paired_losses import PairedLosses
 
 Batch = dict[str, "torch.Tensor"]
 

@@ -19,9 +19,9 @@ import torch
 from faults import KILLED, WORLDS, Disk, Replay, dying, raising, tree
 
 from latentdiff import files
-from latentdiff.checkpoints import folder as checkpoints
-from latentdiff.checkpoints.folder import Checkpoint
+from latentdiff.checkpoints import store as checkpoints
 from latentdiff.checkpoints.state import TrainState
+from latentdiff.checkpoints.store import Checkpoint
 from latentdiff.errors import UserError
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux's /proc")

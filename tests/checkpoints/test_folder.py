@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from latentdiff import files
-from latentdiff.checkpoints import folder as checkpoints
-from latentdiff.checkpoints.folder import Checkpoint
+from latentdiff.checkpoints import store as checkpoints
 from latentdiff.checkpoints.state import TrainState
+from latentdiff.checkpoints.store import Checkpoint
 from latentdiff.errors import UserError
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from latentdiff.cli import data_cache
 from latentdiff.cli.main import run
-from latentdiff.data import cache_uses
-from latentdiff.data.latent_cache import CONTEXTS, MOMENTS, LatentCache
+from latentdiff.data.cache import uses as cache_uses
+from latentdiff.data.cache.latent_cache import CONTEXTS, MOMENTS, LatentCache
 from latentdiff.errors import UserError
 
 

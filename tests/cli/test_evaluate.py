@@ -10,13 +10,13 @@ from PIL import Image
 
 from latentdiff.cli.main import run
 from latentdiff.evaluation import alignment, clip_score, protocol
-from latentdiff.evaluation import judge as judging
+from latentdiff.evaluation import judge_network as judging
 from latentdiff.models import bundle as bundles
 from latentdiff.models.presets import build_clip, build_unet, build_vae, get
 from latentdiff.models.tokenizer import build_tokenizer
 from latentdiff.scenes.captions import vocabulary
 from latentdiff.scenes.catalog import SETTINGS, SUBJECTS
-from latentdiff.schedulers.config import read_config
+from latentdiff.schedulers.scheduler_config import read_config
 
 SCHEDULER = {
     "_class_name": "DDIMScheduler",

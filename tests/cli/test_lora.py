@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from latentdiff.cli.main import run
 from latentdiff.files import sha256_file
 from latentdiff.models import bundle as bundles
-from latentdiff.models.lora import base_of
-from latentdiff.models.lora_formats import KOHYA_NAME, PEFT_NAME
+from latentdiff.models.lora.formats import KOHYA_NAME, PEFT_NAME
+from latentdiff.models.lora.layers import base_of
 from latentdiff.pipelines.pictures import read_recipe
 
 CARD = {"vocabulary": ["a", "in", "the", "cat", "snow"], "num_inference_steps": 2}

@@ -10,14 +10,26 @@ ROOT = Path(__file__).parents[2]
 # Rooms from the ground up. A room imports only from rooms on lines before its own, or, on its own
 # line, from rooms listed before it.
 FLOORS: list[list[str]] = [
-    ["errors", "seeding", "files", "config"],
+    ["errors", "seeding", "files", "config", "progress", "devices", "pixels", "sheet", "html"],
     ["diffusion", "checkpoints", "scenes", "data", "evaluation"],
     ["schedulers", "conditioning"],
     ["models", "sampling"],
     ["training"],
     ["pipelines"],
+    ["measure", "web"],
     ["cli", "train_scripts"],
 ]
+# Inside a room, in the same order; a room that is not here has no folders.
+INSIDE: dict[str, list[str]] = {
+    "data": [
+        *("records", "captions", "buckets", "order", "transforms", "bad_samples"),
+        *("decode", "sources", "check", "cache", "rendered"),
+    ],
+    "training": [
+        *("train_config", "paired_losses", "task", "logging", "launch", "frozen", "sharding"),
+        *("optimizers", "record", "run", "feeds", "tasks", "recipes"),
+    ],
+}
 ORDER = {
     room: (floor, place) for floor, rooms in enumerate(FLOORS) for place, room in enumerate(rooms)
 }
@@ -76,6 +88,22 @@ def test_a_room_imports_only_from_lower_floors_or_earlier_rooms(name: str) -> No
             continue
         assert other in ORDER, f"{name} imports {target}, which the plan does not know"
         assert ORDER[other] < ORDER[room], f"{name} imports {target}: that is upstairs"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_folder_imports_only_downward_inside_its_room(name: str) -> None:
+    room, _, rest = name.removeprefix("latentdiff.").partition(".")
+    if room not in INSIDE or not rest:
+        return
+    order = INSIDE[room]
+    here = rest.partition(".")[0]
+    assert here in order, f"{name} stands where the plan of {room} knows no place"
+    for target in imports_of(name, MODULES[name]):
+        if not target.startswith(f"latentdiff.{room}."):
+            continue
+        there = target.split(".")[2]
+        if there in order and there != here:
+            assert order.index(there) < order.index(here), f"{name} imports {target}"
 
 
 def test_no_module_imports_itself_through_others() -> None:

@@ -22,6 +22,6 @@ def job(data: bytes) -> bytes:
 
 def stuck_look(data: bytes) -> bytes:
     """`look`, by a decoder that hangs on one file and dies of another."""
-    from latentdiff.data.look import look
+    from latentdiff.data.check.look import look
 
     return job(data) if data in (b"hang", b"die") else look(data)

@@ -13,9 +13,9 @@ from bad_archives import ARCHIVES, bad_archives
 from bad_captions import CAPTIONS, bad_captions
 from bad_input import PICTURES, bad_pictures
 
-from latentdiff.data.decode import decode, header
+from latentdiff.data.decode.decoding import decode, header
+from latentdiff.data.decode.regular import open_regular, read_regular
 from latentdiff.data.records import BadPicture, Problem, Source
-from latentdiff.data.regular import open_regular, read_regular
 from latentdiff.data.sources import open_source
 from latentdiff.data.sources.packed import printable
 from latentdiff.errors import UserError
@@ -123,9 +123,9 @@ def test_a_file_that_becomes_a_link_out_after_listing_is_refused(tmp_path: Path)
 
 MEASURE = """
 import json, pathlib, sys, time
-from latentdiff.data.decode import decode
+from latentdiff.data.decode.decoding import decode
 from latentdiff.data.records import BadPicture
-from latentdiff.data.regular import read_regular
+from latentdiff.data.decode.regular import read_regular
 slowest = 0.0
 for name in json.loads(sys.stdin.read()):
     start = time.process_time()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, safe_open
 
-from latentdiff.data import cache_shards
-from latentdiff.data.cache_keys import first_of_each, picture_key, stack, stamp_key, text_key
-from latentdiff.data.cache_shards import DamagedShard, check_whole, open_shard, read_entry
+from latentdiff.data.cache import shards as cache_shards
+from latentdiff.data.cache.keys import first_of_each, picture_key, stack, stamp_key, text_key
+from latentdiff.data.cache.shards import DamagedShard, check_whole, open_shard, read_entry
 
 KEYS = [bytes([k]) * 16 for k in (3, 1, 2)]
 

@@ -10,10 +10,9 @@ import pytest
 from few_pictures import FewPictures, cropped, encoded, problem, reencoded, scene
 from PIL import Image
 
-from latentdiff.data import check as checks
-from latentdiff.data import look
 from latentdiff.data.buckets import assign, make_buckets
-from latentdiff.data.check import check, look_at, shared_captions, thumbnails
+from latentdiff.data.check import checking as checks
+from latentdiff.data.check.checking import check, look, look_at, shared_captions, thumbnails
 from latentdiff.data.records import BadPicture
 from latentdiff.data.sources import open_source
 from latentdiff.data.sources.packed import printable

@@ -8,8 +8,8 @@ from few_pictures import FewPictures, encoded, problem, reencoded, scene
 
 from latentdiff.data.buckets import assign, make_buckets
 from latentdiff.data.captions import lengths
-from latentdiff.data.check import check, thumbnails
-from latentdiff.data.check_page import TOGETHER, check_page
+from latentdiff.data.check.check_page import TOGETHER, check_page
+from latentdiff.data.check.checking import check, thumbnails
 
 EVIL = "<img src=x onerror=alert(1)>\u202e.png"
 

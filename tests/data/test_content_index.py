@@ -6,11 +6,12 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from latentdiff.data import cache_clean, cache_uses
-from latentdiff.data.cache_build import Team, build
-from latentdiff.data.cache_keys import stack
-from latentdiff.data.content_index import read_all, scan
-from latentdiff.data.latent_cache import CONTENTS, CONTEXTS, MOMENTS, LatentCache
+from latentdiff.data.cache import clean as cache_clean
+from latentdiff.data.cache import uses as cache_uses
+from latentdiff.data.cache.build import Team, build
+from latentdiff.data.cache.content_index import read_all, scan
+from latentdiff.data.cache.keys import stack
+from latentdiff.data.cache.latent_cache import CONTENTS, CONTEXTS, MOMENTS, LatentCache
 from latentdiff.data.records import BadPicture, Source
 from latentdiff.errors import UserError
 

@@ -18,9 +18,9 @@ from bad_input import (
 )
 from PIL import Image
 
-from latentdiff.data import decode as module
-from latentdiff.data.containers import sniff
-from latentdiff.data.decode import decode, header
+from latentdiff.data.decode import decoding as module
+from latentdiff.data.decode.containers import sniff
+from latentdiff.data.decode.decoding import decode, header
 from latentdiff.data.records import BadPicture
 
 

@@ -5,7 +5,7 @@ import pytest
 from few_pictures import cropped, reencoded, scene
 from PIL import Image
 
-from latentdiff.data import duplicates, fingerprint
+from latentdiff.data.check import duplicates, fingerprint
 
 COUNT = 60
 COPIES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from latentdiff.data.guarded import Failure, guarded_map
+from latentdiff.data.check.guarded import Failure, guarded_map
 
 JOB = "guarded_jobs:job"
 
@@ -95,7 +95,7 @@ def test_workers_end_with_the_iteration_and_with_a_parent_that_is_killed():
     running.close()
     assert not alive(pid)
     parent = (
-        "from latentdiff.data.guarded import guarded_map\n"
+        "from latentdiff.data.check.guarded import guarded_map\n"
         "import time\n"
         f"for _, pid in guarded_map({JOB!r}, [(0, b'pid'), (1, b'hang')], workers=1, seconds=600):"
         "\n    print(pid.decode(), flush=True)\n    time.sleep(600)\n"

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from latentdiff.data.labelled import fingerprint, open_labelled
+from latentdiff.data.sources.labelled import fingerprint, open_labelled
 from latentdiff.errors import UserError
 
 

@@ -12,11 +12,11 @@ import time
 import numpy as np
 import pytest
 
-from latentdiff.data import cache_build
-from latentdiff.data.cache_build import Team, build
-from latentdiff.data.cache_keys import stack
-from latentdiff.data.cache_shards import DamagedShard, write_shard
-from latentdiff.data.latent_cache import CONTEXTS, MOMENTS, LatentCache
+from latentdiff.data.cache import build as cache_build
+from latentdiff.data.cache.build import Team, build
+from latentdiff.data.cache.keys import stack
+from latentdiff.data.cache.latent_cache import CONTEXTS, MOMENTS, LatentCache
+from latentdiff.data.cache.shards import DamagedShard, write_shard
 from latentdiff.data.records import BadPicture
 from latentdiff.errors import UserError
 
@@ -194,7 +194,7 @@ def test_a_store_travels_to_other_processes_without_its_maps(tmp_path):
 
 
 def test_no_more_than_so_many_shards_are_mapped(tmp_path, monkeypatch):
-    monkeypatch.setattr("latentdiff.data.latent_cache.OPEN_MAPS", 3)
+    monkeypatch.setattr("latentdiff.data.cache.latent_cache.OPEN_MAPS", 3)
     cache = LatentCache(tmp_path / "cache", create=True)
     made(cache, range(12), shard_bytes=1)
     assert len(cache.store(MOMENTS).shards) == 12

@@ -6,8 +6,8 @@ import os
 import pytest
 from few_pictures import FewPictures, encoded, scene
 
-from latentdiff.data.check import check
-from latentdiff.data.manifest import refuse_place, write_manifest
+from latentdiff.data.check.checking import check
+from latentdiff.data.check.manifest import refuse_place, write_manifest
 from latentdiff.data.sources import open_source
 from latentdiff.errors import UserError
 

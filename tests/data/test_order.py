@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from latentdiff.data.order import BucketOrder
-from latentdiff.data.pictures import row_of
+from latentdiff.data.rendered.scene_pictures import row_of
 from latentdiff.errors import UserError
 
 BUCKETS = np.random.default_rng(0).permutation([0] * 30 + [1] * 7 + [2] * 1 + [3] * 13 + [-1] * 4)

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from latentdiff.data import page
+from latentdiff.html import page
 
 EVIL = '<script>alert("1")</script>\'" onload=x \x00 \u202e \udcff'
 

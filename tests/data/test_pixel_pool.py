@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
-from latentdiff.data import pixel_pool
-from latentdiff.data.pictures import WorldPictures, open_pictures, row_of
-from latentdiff.data.pixel_pool import PixelPool, build_pool
+from latentdiff.data.rendered import pixel_pool
+from latentdiff.data.rendered.pixel_pool import PixelPool, build_pool
+from latentdiff.data.rendered.scene_pictures import WorldPictures, open_pictures, row_of
 from latentdiff.errors import UserError
 from latentdiff.scenes.world import World
 

@@ -5,8 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from latentdiff.data.pixel_pool import build_pool
-from latentdiff.data.pool_latents import PoolLatents, build_pool_latents
+from latentdiff.data.rendered.pixel_pool import build_pool
+from latentdiff.data.rendered.pool_latents import PoolLatents, build_pool_latents
 from latentdiff.errors import UserError
 
 

@@ -1,6 +1,6 @@
 """Progress lines: the end once, and nothing of what is over at once."""
 
-from latentdiff.data.progress import Progress
+from latentdiff.progress import Progress
 
 
 def test_the_end_is_said_once_though_it_is_counted_twice(capsys):

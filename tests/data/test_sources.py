@@ -14,7 +14,7 @@ import pytest
 from bad_archives import sample, tar_bytes
 from made_sources import PICTURE, fill, lines, listed, parquet
 
-from latentdiff.data.decode import decode
+from latentdiff.data.decode.decoding import decode
 from latentdiff.data.records import Source
 from latentdiff.data.sources import open_source
 from latentdiff.data.sources.packed import CaptionsBuilder, PackedStrings, printable

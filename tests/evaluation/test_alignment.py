@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latentdiff.evaluation import alignment, protocol
-from latentdiff.evaluation.judge import Verdicts
+from latentdiff.evaluation.judge_network import Verdicts
 from latentdiff.scenes.catalog import SETTINGS, SUBJECTS
 
 KEYS, PLACES = tuple(SUBJECTS), tuple(SETTINGS)

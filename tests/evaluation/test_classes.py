@@ -15,7 +15,7 @@ from latentdiff.evaluation import classes
 from latentdiff.evaluation.classes import ClassScores, PhotoClassifier
 from latentdiff.evaluation.intervals import wilson
 from latentdiff.evaluation.paired import newcombe
-from latentdiff.training.classifier import ClassifierConfig, augmented, train_classifier
+from latentdiff.training.tasks.classifier import ClassifierConfig, augmented, train_classifier
 
 NAMES = ("blob", "checks", "stripes")
 SMALL = ClassifierConfig(visits=1600, batch_size=32, widths=(8, 8, 8), learning_rate=0.1)

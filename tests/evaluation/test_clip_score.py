@@ -8,7 +8,7 @@ import torch
 
 from latentdiff.errors import UserError
 from latentdiff.evaluation import clip_score
-from latentdiff.evaluation.judge import to_pixels
+from latentdiff.evaluation.judge_network import to_pixels
 from latentdiff.models.presets import build_clip
 
 

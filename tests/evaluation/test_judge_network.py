@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from latentdiff.errors import UserError
-from latentdiff.evaluation import judge as judging
+from latentdiff.evaluation import judge_network as judging
 from latentdiff.scenes.catalog import SETTINGS, SUBJECTS
 
 SUBJECT_NAMES = ("cat", "dog", "owl")

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import ImageFont
 
-from latentdiff.evaluation.report import RIGHT, WRONG, Cell, contact_sheet, table, wrap
+from latentdiff.evaluation.result_table import RIGHT, WRONG, Cell, contact_sheet, table, wrap
 
 
 def test_a_sheet_frames_right_and_wrong_in_their_colours() -> None:

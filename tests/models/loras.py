@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from latentdiff.models.bundle import Bundle
-from latentdiff.models.lora import LoraConfig, LoraMetadata, add_lora, lora_state, save_lora
+from latentdiff.models.lora.layers import LoraConfig, LoraMetadata, add_lora, lora_state, save_lora
 
 
 def copy_of(bundle: Bundle) -> Bundle:

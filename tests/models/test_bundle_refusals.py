@@ -18,7 +18,7 @@ from torch import Tensor
 
 from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
-from latentdiff.models import folder as folders
+from latentdiff.models import model_folder as folders
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"

@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentdiff.errors import UserError
-from latentdiff.models import lora_names as names
-from latentdiff.models.lora_formats import (
+from latentdiff.models.lora import names
+from latentdiff.models.lora.formats import (
     ADAPTER_METADATA,
     LoraFile,
     Pair,
     read_lora,
     write_lora,
 )
-from latentdiff.models.lora_metadata import LoraMetadata
+from latentdiff.models.lora.metadata import LoraMetadata
 
 MODELS = {
     "tiny": tiny.tiny,

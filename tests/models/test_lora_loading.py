@@ -14,10 +14,10 @@ from torch import Tensor
 
 from latentdiff.errors import UserError
 from latentdiff.models.bundle import Bundle
-from latentdiff.models.lora import base_of
-from latentdiff.models.lora_formats import Pair, read_lora, write_lora
-from latentdiff.models.lora_loading import LoraStack, load_lora, parse_lora
-from latentdiff.models.lora_metadata import LoraMetadata
+from latentdiff.models.lora.formats import Pair, read_lora, write_lora
+from latentdiff.models.lora.layers import base_of
+from latentdiff.models.lora.metadata import LoraMetadata
+from latentdiff.models.lora.stack import LoraStack, load_lora, parse_lora
 
 TO_Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
-from latentdiff.models.lora import (
+from latentdiff.models.lora.formats import KOHYA_NAME, PEFT_NAME, read_lora
+from latentdiff.models.lora.layers import (
     LoraConfig,
     LoraMetadata,
     add_lora,
@@ -25,10 +26,9 @@ from latentdiff.models.lora import (
     merged_copy,
     save_lora,
 )
-from latentdiff.models.lora_formats import KOHYA_NAME, PEFT_NAME, read_lora
-from latentdiff.training.ema import AveragedWeights
-from latentdiff.training.loop import to_channels_last
-from latentdiff.training.optim import trained_parameters
+from latentdiff.training.optimizers.ema import AveragedWeights
+from latentdiff.training.optimizers.guarded_step import trained_parameters
+from latentdiff.training.run.loop import to_channels_last
 
 
 def predict(unet: Any, context: Tensor | None = None) -> Tensor:

@@ -20,7 +20,7 @@ from latentdiff.models import bundle as bundles
 from latentdiff.models import presets
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.tokenizer import build_tokenizer
-from latentdiff.schedulers.config import read_config
+from latentdiff.schedulers.scheduler_config import read_config
 
 WORDS = ("a cat in the snow", "a dog on the beach", "an owl at night", "a fox and a robot")
 PROMPT = "a cat in the snow"

@@ -13,7 +13,7 @@ import torch
 
 from latentdiff.models import bundle as bundles
 from latentdiff.models.bundle import Bundle
-from latentdiff.models.lora_formats import KOHYA_NAME, PEFT_NAME
+from latentdiff.models.lora.formats import KOHYA_NAME, PEFT_NAME
 from latentdiff.pipelines import TextToImagePipeline
 
 MODELS = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from latentdiff.errors import UserError
-from latentdiff.models import folder as folders
+from latentdiff.models import model_folder as folders
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
 from latentdiff.scenes.captions import vocabulary
 from latentdiff.scenes.catalog import SETTINGS, SUBJECTS, base_subjects

@@ -12,8 +12,8 @@ from latentdiff.cli import main as command
 from latentdiff.errors import UserError
 from latentdiff.scenes import captions
 from latentdiff.scenes.export import export, metadata_row, scene_caption
-from latentdiff.scenes.sheet import contact_sheet
 from latentdiff.scenes.world import World
+from latentdiff.sheet import contact_sheet
 
 
 def test_an_export_is_read_back_by_datasets(tmp_path):

@@ -10,8 +10,8 @@ from known_answers import GAUSSIAN, TWO_PEAKS, level_at, normals, walk
 from latentdiff.diffusion.timesteps import with_strength
 from latentdiff.errors import UserError
 from latentdiff.schedulers import interop
-from latentdiff.schedulers.config import SchedulerConfig
 from latentdiff.schedulers.foreign import _GivenNoise
+from latentdiff.schedulers.scheduler_config import SchedulerConfig
 
 CONFIG = SchedulerConfig(
     beta_start=0.00085,

@@ -11,9 +11,9 @@ from diffusers.utils import logging as diffusers_logging
 
 from latentdiff.errors import UserError
 from latentdiff.schedulers import interop
-from latentdiff.schedulers.config import SchedulerConfig, for_stable_diffusion
 from latentdiff.schedulers.ddim import DDIM, DDIMInverse
 from latentdiff.schedulers.ddpm import DDPM
+from latentdiff.schedulers.scheduler_config import SchedulerConfig, for_stable_diffusion
 
 # As shipped with Stable Diffusion 1.5 and 2.1.
 SD15 = {

@@ -17,11 +17,11 @@ from children import done, fast_folder
 from tiny_runs import TRAIN, bits, build_parts, text_to_image_task
 
 from latentdiff import files
-from latentdiff.checkpoints import folder as checkpoints
-from latentdiff.checkpoints.folder import Checkpoint
+from latentdiff.checkpoints import store as checkpoints
 from latentdiff.checkpoints.state import TrainState
+from latentdiff.checkpoints.store import Checkpoint
 from latentdiff.errors import UserError
-from latentdiff.training import loop
+from latentdiff.training.run import loop
 
 pytestmark = pytest.mark.torture
 
@@ -160,7 +160,7 @@ from pathlib import Path
 import torch
 from latentdiff import files
 from latentdiff.checkpoints import folder as checkpoints
-from latentdiff.checkpoints.folder import Checkpoint
+from latentdiff.checkpoints.store import Checkpoint
 from latentdiff.checkpoints.state import TrainState
 from latentdiff.errors import UserError
 

@@ -17,9 +17,9 @@ from children import done, fast_folder, fork, kill, wait
 from tiny_runs import BATCH, SCENES, TRAIN, bits, build_parts, noted, text_to_image_task
 
 from latentdiff import files
-from latentdiff.checkpoints import folder as checkpoints
-from latentdiff.data.pictures import row_of
-from latentdiff.training import loop
+from latentdiff.checkpoints import store as checkpoints
+from latentdiff.data.rendered.scene_pictures import row_of
+from latentdiff.training.run import loop
 
 KILLS, SHARES = 200, 2
 STEPS = 30

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from latentdiff.cli import main as cli
-from latentdiff.data.pixel_pool import build_pool
+from latentdiff.data.rendered.pixel_pool import build_pool
 
 SCRIPTS = ("vae", "clip", "text_to_image", "judge")
 

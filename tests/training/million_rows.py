@@ -56,10 +56,10 @@ def digest(row: int) -> bytes:
 
 def fill(folder: Path, count: int) -> None:
     """Publish shards with the keys that `start` will ask for."""
-    from latentdiff.data import cache_keys
-    from latentdiff.data.cache_shards import write_shard
-    from latentdiff.data.latent_cache import CONTENTS, CONTEXTS, MOMENTS, LatentCache
-    from latentdiff.training import encode_cache
+    from latentdiff.data.cache import keys as cache_keys
+    from latentdiff.data.cache.latent_cache import CONTENTS, CONTEXTS, MOMENTS, LatentCache
+    from latentdiff.data.cache.shards import write_shard
+    from latentdiff.training.feeds import encode_cache
 
     LatentCache(folder, create=True)
     source, parts = MadeUp(count), networks()
@@ -106,7 +106,7 @@ def fill(folder: Path, count: int) -> None:
 def networks():
     import tiny
 
-    from latentdiff.training.encode_cache import Encoders
+    from latentdiff.training.feeds.encode_cache import Encoders
 
     bundle = tiny.tiny()
     return Encoders(vae=bundle.vae, text_encoder=bundle.text_encoder, tokenizer=bundle.tokenizer)
@@ -120,9 +120,9 @@ def megabytes() -> float:
 def start(folder: Path, count: int) -> dict[str, float]:
     """Open the cache as a training does; seconds of each stage, and memory."""
     from latentdiff.data.buckets import Bucket, assign
+    from latentdiff.data.cache.latent_cache import LatentCache
     from latentdiff.data.captions import CaptionConfig, CaptionPolicy
-    from latentdiff.data.latent_cache import LatentCache
-    from latentdiff.training.encode_cache import ensure_cache, scan
+    from latentdiff.training.feeds.encode_cache import ensure_cache, scan
 
     parts = networks()
     source = MadeUp(count)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentdiff import seeding
-from latentdiff.training.config import TrainConfig
+from latentdiff.training.train_config import TrainConfig
 
 
 class Regressor(nn.Module):
@@ -92,7 +92,7 @@ class RegressorConfig:
 
 
 if __name__ == "__main__":
-    from latentdiff.training.entry import main_for
+    from latentdiff.training.run.entry import main_for
 
     def build(config: RegressorConfig) -> RegressorTask:
         return RegressorTask(config.train.seed, plain=config.plain)

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from latentdiff.training.charts import Curve, line_chart, smooth, thin, tick_texts
+from latentdiff.html.charts import Curve, line_chart, smooth, thin, tick_texts
 
 
 def chart(*curves: Curve, **keywords: object) -> ElementTree.Element:

@@ -9,8 +9,8 @@ from latentdiff.conditioning import text
 from latentdiff.models.tokenizer import build_tokenizer
 from latentdiff.scenes.captions import vocabulary
 from latentdiff.scenes.records import Placement, SceneRecord
-from latentdiff.training import clip
 from latentdiff.training.frozen import load_text_encoder
+from latentdiff.training.tasks import clip_task as clip
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,23 @@ import torch
 from PIL import Image
 
 from latentdiff.conditioning import text
-from latentdiff.data import cache_uses
 from latentdiff.data.buckets import assign, make_buckets
-from latentdiff.data.cache_build import Team
+from latentdiff.data.cache import uses as cache_uses
+from latentdiff.data.cache.build import Team
+from latentdiff.data.cache.latent_cache import CONTEXTS, MOMENTS, LatentCache
 from latentdiff.data.captions import CaptionConfig, CaptionPolicy
-from latentdiff.data.latent_cache import CONTEXTS, MOMENTS, LatentCache
 from latentdiff.data.records import BadPicture
 from latentdiff.errors import UserError
 from latentdiff.models.autoencoder import Autoencoder
-from latentdiff.training.cache_identity import text_identity, vae_identity
-from latentdiff.training.encode_cache import Encoders, cut, ensure_cache, scan, team_of_processes
-from latentdiff.training.sheets import to_pixels
+from latentdiff.pixels import to_pixels
+from latentdiff.training.feeds.cache_identity import text_identity, vae_identity
+from latentdiff.training.feeds.encode_cache import (
+    Encoders,
+    cut,
+    ensure_cache,
+    scan,
+    team_of_processes,
+)
 
 BUCKETS = make_buckets(32, multiple=8)
 

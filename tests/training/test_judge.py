@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from latentdiff.data.pixel_pool import build_pool
+from latentdiff.data.rendered.pixel_pool import build_pool
 from latentdiff.errors import UserError
-from latentdiff.evaluation import judge as judging
+from latentdiff.evaluation import judge_network as judging
 from latentdiff.scenes.catalog import SETTINGS, SUBJECTS, held_out_subjects
-from latentdiff.training.config import TrainConfig
-from latentdiff.training.judge import (
+from latentdiff.training.task import Task
+from latentdiff.training.tasks.judge_task import (
     PRESETS,
     JudgeConfig,
     JudgeObjective,
@@ -18,7 +18,7 @@ from latentdiff.training.judge import (
     judge_world,
     subjects_right,
 )
-from latentdiff.training.task import Task
+from latentdiff.training.train_config import TrainConfig
 
 
 @pytest.fixture(scope="module")

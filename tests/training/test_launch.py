@@ -14,9 +14,9 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 from latentdiff.cli import main as cli
 from latentdiff.errors import UserError
-from latentdiff.training import processes, sharding
-from latentdiff.training.config import TrainConfig
 from latentdiff.training.launch import CONFIGS, config_path
+from latentdiff.training.run import processes, sharding
+from latentdiff.training.train_config import TrainConfig
 
 
 def launched(name: str, *options: str) -> SimpleNamespace:

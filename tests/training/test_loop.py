@@ -17,12 +17,12 @@ from regressor import RegressorTask
 from safetensors.torch import load_file
 
 from latentdiff import files
-from latentdiff.checkpoints import folder as checkpoints
+from latentdiff.checkpoints import store as checkpoints
 from latentdiff.errors import UserError
-from latentdiff.training import loop
-from latentdiff.training.config import TrainConfig
 from latentdiff.training.launch import config_path
-from latentdiff.training.optim import NonFiniteError
+from latentdiff.training.optimizers.guarded_step import NonFiniteError
+from latentdiff.training.run import loop
+from latentdiff.training.train_config import TrainConfig
 
 BASE = TrainConfig(
     steps=20,

@@ -15,28 +15,28 @@ from regressor import Regressor, RegressorConfig, RegressorTask
 from torch import nn
 
 from latentdiff.errors import UserError
-from latentdiff.training import clock as clocks
-from latentdiff.training.clock import RunClock
-from latentdiff.training.config import TrainConfig
-from latentdiff.training.ema import AveragedWeights
-from latentdiff.training.entry import main_for
 from latentdiff.training.logging import RunLog
 from latentdiff.training.logging import clock as as_clock
-from latentdiff.training.optim import (
+from latentdiff.training.optimizers.ema import AveragedWeights
+from latentdiff.training.optimizers.guarded_step import (
     GuardedStep,
     allocate,
     build_optimizer,
     trained_parameters,
 )
-from latentdiff.training.processes import check_world, ema_device
-from latentdiff.training.sampler import Positions, fit_workers
-from latentdiff.training.schedule import (
+from latentdiff.training.optimizers.learning_rate import (
     Decay,
     decay_over_last,
     learning_rate,
     learning_rate_scale,
     planned_decay,
 )
+from latentdiff.training.run import clock as clocks
+from latentdiff.training.run.clock import RunClock
+from latentdiff.training.run.entry import main_for
+from latentdiff.training.run.positions import Positions, fit_workers
+from latentdiff.training.run.processes import check_world, ema_device
+from latentdiff.training.train_config import TrainConfig
 
 CPU_DEVICE = torch.device("cpu")
 

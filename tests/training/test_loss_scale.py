@@ -12,12 +12,13 @@ import torch
 from regressor import RegressorTask
 from torch import nn
 
-from latentdiff.checkpoints import folder as checkpoints
+from latentdiff.checkpoints import store as checkpoints
 from latentdiff.errors import UserError
-from latentdiff.training import loop, optim, processes
-from latentdiff.training.config import TrainConfig
-from latentdiff.training.loss_scale import LossScale
-from latentdiff.training.optim import GuardedStep, NonFiniteError, build_optimizer
+from latentdiff.training.optimizers import guarded_step as optim
+from latentdiff.training.optimizers.guarded_step import GuardedStep, NonFiniteError, build_optimizer
+from latentdiff.training.optimizers.loss_scale import LossScale
+from latentdiff.training.run import loop, processes
+from latentdiff.training.train_config import TrainConfig
 
 CPU = torch.device("cpu")
 BASE = TrainConfig(

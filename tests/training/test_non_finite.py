@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from latentdiff import files
-from latentdiff.checkpoints import folder as checkpoints
+from latentdiff.checkpoints import store as checkpoints
 from latentdiff.cli import main as cli
 from latentdiff.errors import UserError
-from latentdiff.training import clip, loop, non_finite, text_to_image, vae
-from latentdiff.training.config import TrainConfig
-from latentdiff.training.optim import NonFiniteError
-from latentdiff.training.replay import HEADER, Event, replay, sample_losses
+from latentdiff.training.optimizers.guarded_step import NonFiniteError
+from latentdiff.training.run import loop, non_finite
+from latentdiff.training.run.replay import HEADER, Event, replay, sample_losses
+from latentdiff.training.tasks import clip_task as clip
+from latentdiff.training.tasks import text_to_image
+from latentdiff.training.tasks import vae_task as vae
+from latentdiff.training.train_config import TrainConfig
 
 BASE = TrainConfig(
     steps=8,

@@ -12,14 +12,14 @@ import tiny
 import torch
 from PIL import Image
 
-from latentdiff.data import cache_uses
+from latentdiff.data.cache import uses as cache_uses
+from latentdiff.data.cache.latent_cache import LatentCache
 from latentdiff.data.captions import CaptionConfig
-from latentdiff.data.latent_cache import LatentCache
 from latentdiff.errors import UserError
-from latentdiff.models.lora import LoraConfig, lora_state
-from latentdiff.training.config import TrainConfig
-from latentdiff.training.loop import run
-from latentdiff.training.text_to_image import DataConfig, TextToImageConfig, TextToImageTask
+from latentdiff.models.lora.layers import LoraConfig, lora_state
+from latentdiff.training.run.loop import run
+from latentdiff.training.tasks.text_to_image import DataConfig, TextToImageConfig, TextToImageTask
+from latentdiff.training.train_config import TrainConfig
 
 WORDS = ("a cat in the snow", "a red fox", "a blue bird at night", "two dogs")
 TRAIN = TrainConfig(

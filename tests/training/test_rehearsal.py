@@ -8,8 +8,8 @@ from test_own_pictures import make_pictures
 
 from latentdiff.errors import UserError
 from latentdiff.train_scripts import text_to_image as script
-from latentdiff.training.config import TrainConfig
-from latentdiff.training.rehearsal import Estimate, _estimate, launch_line, take_flags
+from latentdiff.training.recipes.rehearsal import Estimate, _estimate, launch_line, take_flags
+from latentdiff.training.train_config import TrainConfig
 
 FOUND = Estimate(
     seconds_per_step=0.5,

@@ -15,12 +15,13 @@ from regressor import RegressorTask
 from latentdiff import seeding
 from latentdiff.cli.main import run as command_line
 from latentdiff.errors import UserError
-from latentdiff.training import environment
-from latentdiff.training.config import TrainConfig
-from latentdiff.training.loop import run as train
-from latentdiff.training.report import write_report
-from latentdiff.training.run_history import read_history
-from latentdiff.training.validation import Group, PairedLosses, ValidationLog
+from latentdiff.training.paired_losses import Group, PairedLosses
+from latentdiff.training.record import environment
+from latentdiff.training.record.run_history import read_history
+from latentdiff.training.record.run_report import write_report
+from latentdiff.training.record.validation import ValidationLog
+from latentdiff.training.run.loop import run as train
+from latentdiff.training.train_config import TrainConfig
 
 HOSTILE = '</pre><script>alert("1")</script>'
 

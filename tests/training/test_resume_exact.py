@@ -18,10 +18,10 @@ import pytest
 from regressor import RegressorTask
 from tiny_runs import BATCH, SCENES, TRAIN, bits, build_parts, noted, text_to_image_task
 
-from latentdiff.checkpoints import folder as checkpoints
-from latentdiff.data.pictures import row_of
-from latentdiff.training import loop
-from latentdiff.training.config import TrainConfig
+from latentdiff.checkpoints import store as checkpoints
+from latentdiff.data.rendered.scene_pictures import row_of
+from latentdiff.training.run import loop
+from latentdiff.training.train_config import TrainConfig
 
 STEPS = 20
 Run = namedtuple("Run", "folder seen results")

@@ -11,8 +11,8 @@ import pytest
 from regressor import RegressorTask
 from tiny_runs import TRAIN, bits, noted
 
-from latentdiff.training import loop, trainer
-from latentdiff.training.signals import StopSignals, until_stopped
+from latentdiff.training.run import loop, trainer
+from latentdiff.training.run.signals import StopSignals, until_stopped
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 

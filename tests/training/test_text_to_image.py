@@ -10,14 +10,16 @@ from PIL import Image
 
 from latentdiff.cli import main as cli
 from latentdiff.data.captions import CaptionConfig
-from latentdiff.data.pictures import row_of
-from latentdiff.data.pixel_pool import build_pool
+from latentdiff.data.rendered.pixel_pool import build_pool
+from latentdiff.data.rendered.scene_pictures import row_of
 from latentdiff.diffusion.objective import loss_weights
 from latentdiff.errors import UserError
 from latentdiff.models import bundle
 from latentdiff.train_scripts.text_to_image import draw
-from latentdiff.training import clip, text_to_image, vae
-from latentdiff.training.snowglobe import assemble, encode_pool, pack
+from latentdiff.training.recipes.snowglobe_parts import assemble, encode_pool, pack
+from latentdiff.training.tasks import clip_task as clip
+from latentdiff.training.tasks import text_to_image
+from latentdiff.training.tasks import vae_task as vae
 
 
 @pytest.fixture(scope="module")

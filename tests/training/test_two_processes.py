@@ -23,13 +23,13 @@ from together import together
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from latentdiff.checkpoints import folder as checkpoints
-from latentdiff.data.pictures import row_of
+from latentdiff.checkpoints import store as checkpoints
+from latentdiff.data.rendered.scene_pictures import row_of
 from latentdiff.errors import UserError
-from latentdiff.training import loop, non_finite, processes, sharding
-from latentdiff.training.config import TrainConfig
-from latentdiff.training.optim import NonFiniteError
-from latentdiff.training.processes import Processes
+from latentdiff.training.optimizers.guarded_step import NonFiniteError
+from latentdiff.training.run import loop, non_finite, processes, sharding
+from latentdiff.training.run.processes import Processes
+from latentdiff.training.train_config import TrainConfig
 
 BASE = TrainConfig(
     steps=10,
@@ -287,7 +287,9 @@ def test_a_world_that_is_not_the_launchers_is_refused(monkeypatch):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """The text-to-image task on tiny scenes."""
-    from latentdiff.training import clip, text_to_image, vae
+    from latentdiff.training.tasks import clip_task as clip
+    from latentdiff.training.tasks import text_to_image
+    from latentdiff.training.tasks import vae_task as vae
 
     root = tmp_path_factory.mktemp("parts")
     for name, task in (

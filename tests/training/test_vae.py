@@ -8,10 +8,10 @@ import torch
 
 from latentdiff.errors import UserError
 from latentdiff.models.autoencoder import Autoencoder
+from latentdiff.pixels import to_pictures, to_pixels
 from latentdiff.scenes.records import Placement, SceneRecord
-from latentdiff.training import vae
 from latentdiff.training.frozen import encoder_hash, load_vae
-from latentdiff.training.sheets import to_pictures, to_pixels
+from latentdiff.training.tasks import vae_task as vae
 
 
 @pytest.fixture(scope="module")

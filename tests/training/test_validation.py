@@ -11,15 +11,8 @@ from numpy.typing import NDArray
 
 from latentdiff import seeding
 from latentdiff.errors import UserError
-from latentdiff.training.validation import (
-    Group,
-    PairedLosses,
-    ValidationLog,
-    compare,
-    read_record,
-    read_summary,
-    spread_timesteps,
-)
+from latentdiff.training.paired_losses import Group, PairedLosses, spread_timesteps
+from latentdiff.training.record.validation import ValidationLog, compare, read_record, read_summary
 
 PICTURES, PER_PICTURE = 24, 4
 

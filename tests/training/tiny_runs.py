@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
-from latentdiff.checkpoints import folder as checkpoints
-from latentdiff.data.pixel_pool import build_pool
-from latentdiff.training import clip, text_to_image, vae
-from latentdiff.training.config import TrainConfig
+from latentdiff.checkpoints import store as checkpoints
+from latentdiff.data.rendered.pixel_pool import build_pool
+from latentdiff.training.tasks import clip_task as clip
+from latentdiff.training.tasks import text_to_image
+from latentdiff.training.tasks import vae_task as vae
+from latentdiff.training.train_config import TrainConfig
 
 SCENES, BATCH = 12, 4
 """An epoch is three steps."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import latentdiff.data.sources.text as text
+from latentdiff.data.decode.regular import MAX_BYTES, file_state
 from latentdiff.data.records import BadPicture
-from latentdiff.data.regular import MAX_BYTES, file_state
 from latentdiff.data.sources.listed import Listed
 from latentdiff.data.sources.metadata import CAPTION_COLUMNS
 from latentdiff.data.sources.packed import Captions, CaptionsBuilder, Problems, printable

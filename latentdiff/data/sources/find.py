@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import latentdiff.data.sources.folder as folder
+import latentdiff.data.sources.picture_folder as folder
 import latentdiff.data.sources.tar as tar
 from latentdiff.data.records import Source
 from latentdiff.data.sources.listing import Listing, is_archive, walk
@@ -197,7 +197,7 @@ def _kind(file: Path) -> str:
         return "table"
     if suffix == ".parquet":
         return "parquet"
-    from latentdiff.data.decode import EXTENSIONS
+    from latentdiff.data.decode.decoding import EXTENSIONS
 
     return "picture" if suffix in EXTENSIONS else "unknown"
 

@@ -10,8 +10,8 @@ import posixpath
 from collections import Counter
 from dataclasses import dataclass, field
 
-from latentdiff.data import decode
-from latentdiff.data.regular import unreadable
+from latentdiff.data.decode import decoding as decode
+from latentdiff.data.decode.regular import unreadable
 from latentdiff.data.sources.packed import Problems, printable
 
 _MAX_DEPTH = 64

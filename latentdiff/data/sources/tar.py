@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import latentdiff.data.sources.text as text
+from latentdiff.data.decode.regular import MAX_BYTES, file_state, unreadable
 from latentdiff.data.records import BadPicture
-from latentdiff.data.regular import MAX_BYTES, file_state, unreadable
 from latentdiff.data.sources.dataset import short_names
 from latentdiff.data.sources.listed import Listed
 from latentdiff.data.sources.metadata import CAPTION_COLUMNS

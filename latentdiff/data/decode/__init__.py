@@ -1,0 +1,1 @@
+"""Picture files to pixels, without trusting a byte of them."""

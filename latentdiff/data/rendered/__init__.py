@@ -1,0 +1,1 @@
+"""Pools of rendered scenes, and the latents of their pictures."""

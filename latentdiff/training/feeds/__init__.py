@@ -1,0 +1,1 @@
+"""What a task learns from: batches of pictures with their captions."""

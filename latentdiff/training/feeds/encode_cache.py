@@ -1,0 +1,351 @@
+"""The latent cache of a source of pictures: what must be in it, made with the frozen networks.
+
+`ensure_cache` is one call for all processes: it finds what is missing, encodes it, and hands out a
+`CacheView` that gives moments by row and contexts by caption. A second start finds everything and
+encodes nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from latentdiff.conditioning import text
+from latentdiff.data.buckets import BucketPlan
+from latentdiff.data.cache import content_index
+from latentdiff.data.cache import uses as cache_uses
+from latentdiff.data.cache.build import Bad, Progress, Team, build
+from latentdiff.data.cache.content_index import Contents
+from latentdiff.data.cache.keys import Keys, first_of_each, picture_key, stack, text_key
+from latentdiff.data.cache.latent_cache import CONTENTS, CONTEXTS, MOMENTS, LatentCache, Store
+from latentdiff.data.decode.decoding import DECODER_VERSION, decode, header
+from latentdiff.data.records import BadPicture, Source
+from latentdiff.data.transforms import fit, transform_id
+from latentdiff.errors import UserError
+from latentdiff.models.autoencoder import Autoencoder
+from latentdiff.pixels import to_pixels
+from latentdiff.training.feeds.cache_identity import Precision, text_identity, vae_identity
+from latentdiff.training.feeds.cache_view import CacheView
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+Texts = Callable[[Sequence[str]], Sequence[str]]
+"""A picture's captions to all texts that a visit may see, such as `CaptionPolicy.texts`."""
+Show = Callable[[str], Progress]
+"""Makes the progress display of one stage; its argument is the verb: "encoded"."""
+
+PIXELS_AT_ONCE = {"cpu": 2**20, "cuda": 2**22}
+CAPTIONS_AT_ONCE = {"cpu": 32, "cuda": 256}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoders:
+    """The frozen networks whose work is cached, and where and how they compute.
+
+    The networks are moved to `device`. long_captions: what becomes of captions over the limit.
+    precision: of the autoencoder; part of the keys. Contexts are always made in float32.
+    """
+
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    long_captions: Literal["error", "truncate", "chunk"] = "error"
+    precision: Precision = "float32"
+
+
+def team_of_processes() -> Team:
+    """This process among those that the launcher started; all of them must call it together."""
+    from torch import distributed
+
+    token = Team().token
+    if distributed.is_available() and distributed.is_initialized():
+        told = [token]
+        distributed.broadcast_object_list(told, src=0)
+        return Team(distributed.get_rank(), distributed.get_world_size(), told[0])
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Team(token=token)
+    # The launcher's own key-value store: no process group is started for one word.
+    store, rank, world_size = _rendezvous()
+    name = f"latentdiff/cache-token/{next(_CALLS)}"
+    if rank == 0:
+        store.set(name, token)
+    return Team(rank, world_size, store.get(name).decode("ascii"))
+
+
+_CALLS = itertools.count()
+
+
+@functools.cache
+def _rendezvous() -> tuple[Any, int, int]:
+    """Store, rank and world size; kept, because the first process may be the store's server."""
+    from torch import distributed
+
+    store, rank, world_size = next(distributed.rendezvous("env://"))
+    return store, int(rank), int(world_size)
+
+
+def measure(data: bytes) -> tuple[int, int]:
+    """Width and height of an encoded picture, upright. Raises BadPicture."""
+    found = header(data)
+    return found.width, found.height
+
+
+def cut(
+    data: bytes, bucket: tuple[int, int], *, flip: bool = False, upscale: bool = False
+) -> NDArray[np.uint8]:
+    """The pixels (height, width, 3) uint8 that a cache's moments are made from: a center crop."""
+    return fit(decode(data).image, bucket, flip=flip, upscale=upscale)
+
+
+def scan(
+    cache: LatentCache,
+    source: Source,
+    *,
+    team: Team | None = None,
+    reread: bool = False,
+    workers: int = 4,
+    show: Show | None = None,
+) -> Contents:
+    """Sizes and hashes of the source's pictures: `content_index.scan` with this house's decoder."""
+    return content_index.scan(
+        cache,
+        source,
+        measure,
+        team=team,
+        reread=reread,
+        workers=workers,
+        progress=show("read") if show else None,
+    )
+
+
+def ensure_cache(
+    cache: LatentCache,
+    source: Source,
+    encoders: Encoders,
+    *,
+    contents: Contents,
+    plan: BucketPlan,
+    flip: bool = False,
+    upscale: bool = False,
+    texts: Texts | None = None,
+    team: Team | None = None,
+    batch_size: int | None = None,
+    workers: int = 4,
+    show: Show | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    about: Mapping[str, str] | None = None,
+) -> CacheView:
+    """Make the cache hold all that a training on `source` reads, and open it.
+
+    All processes of `team` call it, and share the work. contents, plan: from `scan` and
+    `buckets.assign`. flip: the mirrored pictures too. upscale: as in the plan. texts: which
+    contexts to cache; None caches none. With texts, the context of "" is always there.
+    batch_size: pictures at once; by default so many as make a million pixels (four on CUDA).
+    say: is handed a line for each damaged shard that was dropped. about: what else tells this use
+    of the cache from others, such as the resolution; data, model and transform are in it.
+    Raises UserError for non-finite values, a disk that is too small, failing processes.
+    """
+    team = team or Team()
+    assert len(source) == len(contents) == len(plan.bucket_of), (len(source), len(contents))
+    bad = dict(contents.bad)
+    for row in np.flatnonzero(plan.bucket_of < 0).tolist():  # too small, or held out
+        if row not in bad:
+            width, height = contents.sizes[row].tolist()
+            reason = f"it has {width}x{height} px, too small for a bucket"
+            bad[row] = BadPicture("too-small", reason)
+    rows = content_index.rows_without(len(source), bad)
+    vae_id = vae_identity(encoders.vae, encoders.precision)
+    text_id = ""
+    flips = (False, True) if flip else (False,)
+    keys = [_picture_keys(contents, plan, rows, mirrored, vae_id) for mirrored in flips]
+    wanted = {MOMENTS: np.concatenate(keys), CONTENTS: contents.keys}
+    about = {
+        **(about or {}),
+        "data": source.name,
+        "pictures": f"{picture_transform()}{', flipped too' if flip else ''}",
+        "autoencoder": f"{vae_id[:12]} {encoders.precision}",
+    }
+    if texts is not None:
+        text_id = text_identity(encoders.text_encoder, encoders.tokenizer, encoders.long_captions)
+        wanted[CONTEXTS] = stack(text_key(t, text_id) for t in _captions(source, texts))
+        about["text encoder"] = text_id[:12]
+    if team.rank == 0:
+        # First, so that a build that is cut off has its entries kept by a cleaning.
+        cache_uses.record(cache, about, wanted)
+        for kind in (MOMENTS, CONTEXTS) if texts is not None else (MOMENTS,):
+            for line in cache.store(kind).remove_damaged():
+                say(f"{line}: dropped, its entries are made again")
+    failed = _build_moments(
+        cache.store(MOMENTS),
+        wanted[MOMENTS],
+        source,
+        encoders,
+        contents=contents,
+        plan=plan,
+        rows=rows,
+        upscale=upscale,
+        batch_size=batch_size,
+        team=team,
+        workers=workers,
+        progress=show("encoded pictures:") if show else None,
+    )
+    for mirrored_keys in keys:
+        for row, key in zip(rows.tolist(), mirrored_keys, strict=True) if failed else ():
+            if key.tobytes() in failed:
+                bad[row] = failed[key.tobytes()]
+    contexts = None
+    if texts is not None:
+        contexts = cache.store(CONTEXTS)
+        _build_contexts(
+            contexts,
+            wanted[CONTEXTS],
+            _captions(source, texts),
+            encoders,
+            team=team,
+            progress=show("encoded captions:") if show else None,
+        )
+    store = cache.store(MOMENTS)
+    entries = []
+    for mirrored_keys in keys:
+        of_rows = np.full(len(source), -1, np.int64)
+        of_rows[rows] = store.find(mirrored_keys)
+        entries.append(of_rows)
+    cache.forget(CONTENTS)
+    return CacheView(store, contexts, tuple(entries), text_id, dict(sorted(bad.items())), cache)
+
+
+def picture_transform() -> str:
+    """What is done between a picture's bytes and its pixels, besides bucket and flip."""
+    return f"{transform_id()} decoder-{DECODER_VERSION}"
+
+
+def _picture_keys(
+    contents: Contents, plan: BucketPlan, rows: NDArray[np.int64], flip: bool, vae_id: str
+) -> Keys:
+    name = picture_transform()
+    buckets = [tuple(bucket) for bucket in plan.buckets]
+    digests = contents.digests[rows].tobytes()
+    return stack(
+        picture_key(digests[32 * k : 32 * k + 32], name, buckets[bucket], flip, vae_id)
+        for k, bucket in enumerate(plan.bucket_of[rows].tolist())
+    )
+
+
+def _captions(source: Source, texts: Texts) -> Iterator[str]:
+    """Every text that training may see, "" first, each as often as it comes."""
+    yield ""
+    for row in range(len(source)):
+        yield from texts(source.captions(row))
+
+
+def _build_moments(
+    store: Store,
+    keys: Keys,
+    source: Source,
+    encoders: Encoders,
+    *,
+    contents: Contents,
+    plan: BucketPlan,
+    rows: NDArray[np.int64],
+    upscale: bool,
+    batch_size: int | None,
+    team: Team,
+    workers: int,
+    progress: Progress | None,
+) -> Bad:
+    """keys: those of `rows`, and after them, if there are twice as many, of the mirrored ones."""
+    device = encoders.device
+    autoencoder = Autoencoder(encoders.vae.to(device))
+
+    def load(i: int) -> NDArray[np.uint8]:
+        row = int(rows[i % len(rows)])
+        data = source.read(row)
+        if content_index.digest(data) != contents.digests[row].tobytes():
+            raise BadPicture("changed", "the picture changed while the cache was built")
+        return cut(data, plan.bucket(row), flip=i >= len(rows), upscale=upscale)
+
+    @torch.no_grad()
+    def encode(pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        pixels = to_pixels(torch.from_numpy(np.stack(pictures)).to(device))
+        low = encoders.precision == "bfloat16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            moments = autoencoder.encode_moments(pixels)
+        return list(moments.float().cpu().contiguous().numpy())
+
+    if batch_size is None:
+        area = max((width * height for width, height in plan.buckets), default=1)
+        batch_size = max(1, _at_once(PIXELS_AT_ONCE, device) // area)
+    return build(
+        store,
+        keys,
+        load,
+        encode,
+        team=team,
+        batch_size=batch_size,
+        group=np.resize(plan.bucket_of[rows], len(keys)),
+        name=lambda i: source.id(int(rows[i % len(rows)])),
+        workers=workers,
+        progress=progress,
+    )
+
+
+def _build_contexts(
+    store: Store,
+    keys: Keys,
+    captions: Iterator[str],
+    encoders: Encoders,
+    *,
+    team: Team,
+    progress: Progress | None,
+) -> None:
+    missing = np.flatnonzero(store.find(keys) < 0)
+    missing = missing[first_of_each(keys[missing])]
+    # Only the missing are held in memory; a million captions would not be small.
+    left: list[str] = []
+    if len(missing):
+        is_missing = np.zeros(len(keys), bool)
+        is_missing[missing] = True
+        left = [caption for caption, wanted in zip(captions, is_missing, strict=True) if wanted]
+    encoders.text_encoder.to(encoders.device)
+
+    @torch.no_grad()
+    def encode(several: list[str]) -> list[NDArray[np.float32]]:
+        long: text.Long = "chunk" if encoders.long_captions == "chunk" else "truncate"
+        tokens = text.tokenize(encoders.tokenizer, several, long=long)
+        lost = [caption for caption, words in zip(several, tokens.dropped, strict=True) if words]
+        if lost and encoders.long_captions == "error":
+            raise UserError(
+                f"a caption is over the text encoder's {tokens.input_ids.shape[-1]} tokens: "
+                f"{lost[0][:80]!r}; shorten it, or use --long-captions truncate or chunk"
+            )
+        length = tokens.input_ids.shape[-1]
+        contexts = text.encode(encoders.text_encoder, tokens.input_ids).float().cpu().numpy()
+        # A caption's empty chunks stand only beside a longer one, and belong to that batch.
+        return [c[: k * length] for c, k in zip(contexts, tokens.chunks, strict=True)]
+
+    build(
+        store,
+        keys[missing],
+        left.__getitem__,
+        encode,
+        team=team,
+        batch_size=_at_once(CAPTIONS_AT_ONCE, encoders.device),
+        name=lambda i: repr(left[i][:80]),
+        workers=1,
+        progress=progress,
+    )
+
+
+def _at_once(table: Mapping[str, int], device: torch.device) -> int:
+    return table.get(device.type, table["cuda"])

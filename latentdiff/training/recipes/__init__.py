@@ -1,0 +1,1 @@
+"""Trainings made of trainings: rehearsals, speed probes, the embedded model."""

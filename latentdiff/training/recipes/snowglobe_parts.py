@@ -1,0 +1,138 @@
+"""What the recipe of the embedded model does besides training: encode, assemble, pack."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from latentdiff import files
+from latentdiff.data.rendered.pixel_pool import PixelPool
+from latentdiff.data.rendered.pool_latents import PoolLatents, build_pool_latents
+from latentdiff.errors import UserError
+from latentdiff.models.autoencoder import Autoencoder
+from latentdiff.models.preview import fit_preview
+from latentdiff.pixels import to_pixels
+from latentdiff.scenes.captions import vocabulary
+from latentdiff.scenes.catalog import (
+    RELATIONS,
+    SETTINGS,
+    SUBJECTS,
+    base_subjects,
+    held_out_subjects,
+)
+from latentdiff.training.frozen import encoder_hash, load_vae
+
+MIB = 2**20
+
+
+def encode_pool(
+    vae_folder: Path,
+    pool_folder: Path,
+    cache_folder: Path,
+    *,
+    batch_size: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> PoolLatents:
+    """Posterior moments of every picture of the pool, on the accelerator when there is one."""
+    pool, vae = PixelPool(pool_folder), load_vae(vae_folder)
+    key = encoder_hash(vae)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    autoencoder = Autoencoder(vae.to(device, memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def encode(pictures: NDArray[np.uint8]) -> NDArray[np.floating]:
+        x = to_pixels(torch.from_numpy(pictures).to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            moments = autoencoder.encode_moments(x)
+        return moments.half().contiguous().cpu().numpy()
+
+    return build_pool_latents(
+        cache_folder, pool, encode, encoder_hash=key, batch_size=batch_size, progress=progress
+    )
+
+
+def world_facts(
+    vae_folder: Path, pool: PixelPool, *, steps: int, guidance: float
+) -> dict[str, Any]:
+    """What `snowglobe.json` says: subjects, settings, relations, words, previews, defaults."""
+    vae = load_vae(vae_folder)
+    autoencoder = Autoencoder(vae)
+    x = to_pixels(torch.from_numpy(pool.pictures(range(min(96, len(pool))))))
+    with torch.no_grad():
+        latents = autoencoder.mode(autoencoder.encode_moments(x))
+    return {
+        "subjects": [SUBJECTS[key].name for key in base_subjects()],
+        "held_out_subjects": [SUBJECTS[key].name for key in held_out_subjects()],
+        "settings": {key: setting.phrase for key, setting in SETTINGS.items()},
+        "relations": list(RELATIONS),
+        "vocabulary": list(vocabulary()),
+        "preview": fit_preview(latents, x).to_json(),
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+    }
+
+
+def assemble(
+    folder: Path,
+    *,
+    unet: Path,
+    clip: Path,
+    pool: Path,
+    judge: Path | None,
+    steps: int = 25,
+    guidance: float = 4.0,
+) -> Path:
+    """The shippable folder: a diffusers model in half precision, with judge and vision tower.
+
+    unet: a text-to-image export (a whole model); clip: a CLIP export; judge: a judge export.
+    """
+    from transformers import CLIPModel
+
+    from latentdiff.evaluation.clip_score import save_vision
+    from latentdiff.models import bundle as bundles
+
+    whole = bundles.load(str(unet), dtype=torch.float16, device="cpu")
+    facts = world_facts(unet, PixelPool(pool), steps=steps, guidance=guidance)
+    with files.publish_folder(folder, manifest=False) as temporary:
+        bundles.save(whole, temporary / "model", dtype=torch.float16)
+        for part in sorted((temporary / "model").iterdir()):
+            part.rename(temporary / part.name)
+        (temporary / "model").rmdir()
+        model = CLIPModel.from_pretrained(clip / "clip", local_files_only=True)
+        save_vision(model, temporary / "clip_vision", torch.float16)
+        if judge is not None:
+            shutil.copytree(judge, temporary / "judge")
+        (temporary / "snowglobe.json").write_text(
+            json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8"
+        )
+    return folder
+
+
+def pack(folders: dict[str, Path], out: Path, name: str, *, part_mib: float = 15.0) -> list[Path]:
+    """A tar of folders (name inside -> folder), cut into parts `NAME.tar.00`, `NAME.tar.01` …
+
+    Put together again with `cat NAME.tar.* | tar x`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    whole = out / f"{name}.tar"
+    with tarfile.open(whole, "w") as archive:
+        for inside, folder in folders.items():
+            if not folder.is_dir():
+                raise UserError(f"{folder} is no folder; nothing to pack")
+            archive.add(folder, arcname=inside)
+    parts: list[Path] = []
+    with whole.open("rb") as file:
+        while block := file.read(int(part_mib * MIB)):
+            part = out / f"{name}.tar.{len(parts):02d}"
+            part.write_bytes(block)
+            parts.append(part)
+    whole.unlink()
+    return parts

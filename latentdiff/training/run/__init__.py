@@ -1,0 +1,1 @@
+"""How a run goes: processes, loop, time, signals, state."""

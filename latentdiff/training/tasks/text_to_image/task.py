@@ -1,0 +1,242 @@
+"""The text-to-image task: a U-Net learns the noise ε_θ(x_t, t, c) of latents, given a caption.
+
+Tokenizer, text encoder and autoencoder are frozen, unless the text encoder is trained too. With a
+latent cache the noisy latents are made in the data-loader workers, in float64 on the CPU, and the
+device sees only (x_t, t, target, weight, tokens); without one, pictures travel and are encoded on
+the device.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from latentdiff import seeding
+from latentdiff.conditioning import text
+from latentdiff.diffusion import objective
+from latentdiff.models.autoencoder import Autoencoder
+from latentdiff.models.bundle import Bundle
+from latentdiff.sheet import contact_sheet
+from latentdiff.training.feeds.caption_tokens import CaptionTokens
+from latentdiff.training.feeds.feed import Feed, SceneFeed, Visits
+from latentdiff.training.frozen import Frozen
+from latentdiff.training.launch import say
+from latentdiff.training.paired_losses import PairedLosses
+from latentdiff.training.record.run_folder import default_path
+from latentdiff.training.task import Sheet
+from latentdiff.training.tasks.text_to_image.exports import (
+    how_to_load,
+    initialise,
+    save_lora_files,
+    save_model,
+)
+from latentdiff.training.tasks.text_to_image.module import Batch, Noising, UNetModule
+from latentdiff.training.tasks.text_to_image.networks import load_networks
+from latentdiff.training.tasks.text_to_image.pairs import FixedPairs
+from latentdiff.training.tasks.text_to_image.text_to_image_config import TextToImageConfig
+
+Draw = Callable[
+    [Bundle, Sequence[str], Sequence[int], int | None, float | None, text.Long], list[Image.Image]
+]
+"""(model, prompts, seeds, steps, guidance, long prompts) -> pictures: what `generate` does."""
+
+
+def side_by_side(contexts: Sequence[NDArray[np.float32]]) -> Batch:
+    """context (B, k·L, D) of contexts that differ in chunks, and the mask of what was filled up."""
+    longest = max(len(context) for context in contexts)
+    out = np.zeros((len(contexts), longest, contexts[0].shape[1]), np.float32)
+    mask = np.zeros((len(contexts), longest), bool)
+    for k, context in enumerate(contexts):
+        out[k, : len(context)] = context
+        mask[k, : len(context)] = True
+    made = {"context": torch.from_numpy(out)}
+    return made if mask.all() else {**made, "context_mask": torch.from_numpy(mask)}
+
+
+class TextToImageTask:
+    """Trains `UNet2DConditionModel` on captioned pictures; see `latentdiff.training.task.Task`.
+
+    draw: makes the pictures of the sample sheets; without it there are none. (A pipeline stands on
+    a floor above this one, so it is handed in.)
+    """
+
+    name = "text-to-image"
+
+    def __init__(self, config: TextToImageConfig, draw: Draw | None = None) -> None:
+        self.config = config
+        self.draw = draw
+        self.seed = config.train.seed
+        if config.pictures.data is not None:
+            from latentdiff.training.feeds.listed import refuse_missing
+
+            refuse_missing(config.pictures)
+        self.networks = load_networks(config)
+        self.schedule = self.networks.scheduler_config.noise_schedule()
+        self.noising = Noising(
+            self.schedule,
+            prediction_type=self.networks.scheduler_config.prediction_type,
+            weighting=config.weighting,
+            gamma=config.min_snr_gamma,
+        )
+        self.tokens = CaptionTokens(self.networks.tokenizer, long=config.captions.long_captions)
+        self.feed = self._open_feed()
+        self.frozen = Frozen(self.networks.text_encoder, self.networks.vae, self.schedule)
+        self.module = UNetModule(
+            self.networks.unet,
+            self.noising,
+            self.frozen,
+            self.networks.text_encoder if config.train_text_encoder else None,
+        )
+        self._pairs: FixedPairs | None = None
+
+    def _open_feed(self) -> Feed:
+        if self.config.pictures.data is None:
+            scenes = SceneFeed(self.config, self.networks)
+            say(f"no --data: {scenes.summary['source']}, {scenes.summary['pictures']}")
+            return scenes
+        from latentdiff.training.feeds.own import open_own_pictures
+
+        run = default_path(self.config.train, self.name)
+        return open_own_pictures(self.config, self.networks, self.tokens, run)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What is trained on what, for the run's report."""
+        return {**self.feed.summary, "base": self.networks.base or "none, from nothing"}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data; a run goes on with the same only."""
+        return self.feed.fingerprint
+
+    def prepare(self, device: torch.device) -> None:
+        """Move the frozen networks to the device."""
+        self.frozen.to(device)
+
+    def batch(self, positions: Sequence[int]) -> Batch:
+        """x_t, target (B, C, h, w), t (B,), weight (B,) where latents are cached; otherwise
+        pictures (B, H, W, 3) uint8, posterior, eps (B, C, h, w) and t. Always input_ids (B, L), or
+        context (B, L, D) where that is cached."""
+        visits = self.feed.visit(positions)
+        t = self._timesteps(positions)
+        shape = self._latent_shape(visits)
+        eps = self._noise("eps", positions, shape)
+        if self.config.offset_noise:
+            shift = self._noise("offset noise", positions, (shape[0], 1, 1))
+            eps = eps + self.config.offset_noise * shift
+        posterior = self._noise("posterior", positions, shape)
+        if visits.moments is None:
+            assert visits.pictures is not None
+            pictures = torch.from_numpy(visits.pictures)
+            made = {"pictures": pictures, "posterior": posterior, "eps": eps, "t": t}
+        else:
+            moments = torch.from_numpy(visits.moments)
+            made = self.noising(Autoencoder(self.networks.vae).sample(moments, posterior), eps, t)
+        if visits.contexts is not None:
+            return {**made, **side_by_side(visits.contexts)}
+        return {**made, **self.tokens.inputs(visits.captions)}
+
+    def sample_names(self, positions: Sequence[int]) -> list[str]:
+        """What a report calls the samples that these positions see."""
+        return self.feed.names(positions)
+
+    def _latent_shape(self, visits: Visits) -> tuple[int, int, int]:
+        if visits.moments is not None:
+            channels, height, width = visits.moments.shape[1:]
+            return channels // 2, height, width
+        assert visits.pictures is not None
+        autoencoder = Autoencoder(self.networks.vae)
+        height, width = visits.pictures.shape[1:3]
+        factor = autoencoder.factor
+        return autoencoder.latent_channels, height // factor, width // factor
+
+    def _timesteps(self, positions: Sequence[int]) -> Tensor:
+        u = [seeding.uniform(self.seed, "timestep", position) for position in positions]
+        return objective.sample_timesteps(
+            torch.tensor(u, dtype=torch.float64),
+            torch.tensor(list(positions)),
+            self.schedule.num_train_timesteps,
+            method=self.config.timesteps,
+        )
+
+    def _noise(self, purpose: str, addresses: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+        out = np.empty((len(addresses), *shape), np.float32)
+        for k, address in enumerate(addresses):
+            draw = seeding.generator(self.seed, purpose, address)
+            draw.standard_normal(dtype=np.float32, out=out[k])
+        return torch.from_numpy(out)
+
+    @torch.no_grad()
+    def validate(self, module: UNetModule, step: int) -> PairedLosses:
+        """The loss of fixed pairs, of held-out pictures and of some that are trained on."""
+        if self._pairs is None:
+            count = self.config.validation_pictures
+            self._pairs = FixedPairs(
+                {"held-out": self.feed.held_out(count), "train": self.feed.trained(count)},
+                pairs=self.config.validation_pairs,
+                seed=self.config.validation_seed,
+                timesteps=self.schedule.num_train_timesteps,
+            )
+        return self._pairs.losses(module, self.tokens)
+
+    def sheet(self, module: UNetModule, step: int) -> Sheet | None:
+        """The sheet's prompts, seeds 0, 1, …, in rows of four, drawn as `generate` draws."""
+        if self.draw is None:
+            return None
+        prompts = self.config.sheet_prompts or self.feed.prompts()
+        seeds = range(len(prompts))
+        steps, guidance = self.config.sheet_steps, self.config.sheet_guidance
+        long: text.Long = "chunk" if self._chunks else "truncate"
+        images = self.draw(self._bundle(module), prompts, seeds, steps, guidance, long)
+        run = default_path(self.config.train, self.name)
+        commands = [self._command(run, p, s) for p, s in zip(prompts, seeds, strict=True)]
+        return Sheet(
+            image=contact_sheet([np.asarray(image) for image in images], columns=4, gap=2),
+            prompts=tuple(prompts),
+            commands=tuple(commands),
+        )
+
+    def try_out(self, export: Path) -> str:
+        """A command that draws with what the run leaves."""
+        prompt = next(iter(self.config.sheet_prompts or self.feed.prompts()), "")
+        return shlex.join(["latentdiff", "generate", prompt, *how_to_load(self.config, export)])
+
+    def _command(self, run: Path, prompt: str, seed: int) -> str:
+        """What draws one picture of the sheet again while RUN/export has that step's weights."""
+        words = ["latentdiff", "generate", prompt, "--seed", str(seed)]
+        words += how_to_load(self.config, run / "export")
+        if self.config.sheet_steps is not None:
+            words += ["--steps", str(self.config.sheet_steps)]
+        if self.config.sheet_guidance is not None:
+            words += ["--guidance-scale", str(self.config.sheet_guidance)]
+        words += ["--long-prompts", "chunk"] if self._chunks else []
+        return shlex.join(words)
+
+    @property
+    def _chunks(self) -> bool:
+        return self.config.captions.long_captions == "chunk"
+
+    def _bundle(self, module: UNetModule) -> Bundle:
+        """The whole model with this module's weights."""
+        trained = module.text_encoder
+        encoder = self.networks.text_encoder if trained is None else trained
+        return self.networks.bundle(unet=module.unet, text_encoder=encoder)
+
+    def export(self, module: UNetModule, folder: Path) -> None:
+        """Write a whole model that `generate --model` and diffusers open, or the LoRA's files."""
+        if self.config.method == "lora":
+            save_lora_files(module, self.config, self.networks, self.feed, folder)
+        else:
+            save_model(self._bundle(module), folder, words=self.feed.words())
+
+    def initialise(self, folder: Path) -> None:
+        """Load the weights of an exported model (or `unet/`), or of an exported LoRA."""
+        initialise(self.module, self.config, folder)

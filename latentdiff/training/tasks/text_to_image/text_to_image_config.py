@@ -1,0 +1,267 @@
+"""Settings of a text-to-image run: what is trained, from where, on what, towards what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from latentdiff.data.captions import CaptionConfig
+from latentdiff.diffusion.noise_schedule import NoiseSchedule
+from latentdiff.errors import UserError
+from latentdiff.models.lora.layers import LoraConfig
+from latentdiff.schedulers.scheduler_config import SchedulerConfig
+from latentdiff.training.train_config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The user's own pictures, and how they are cut."""
+
+    data: str | None = None
+    """Captioned pictures of your own: a folder, parquet or tar files, or a hub data set."""
+    split: str | None = None
+    """Part of the data: a folder's, part of the files' names, or a hub data set's split."""
+    prior_data: str | None = None
+    """Other captioned pictures, of what the model knows already, so that learning the new does not
+    cost the old (prior preservation, Ruiz et al. 2022); a source like --data."""
+    prior_share: float = 0.5
+    """Share of the batches that come from --prior-data."""
+    validation_data: str | None = None
+    """Held-out pictures; without them a share of the data is held out."""
+    validation_share: float = 0.1
+    """Share of the pictures held out, by a hash of their content; at most --validation-pictures."""
+    image_column: str | None = None
+    """Column of the pictures in parquet files and hub data sets; found by itself if it can be."""
+    caption_column: str | None = None
+    """Column or key of the captions: text, caption or prompt if not named."""
+    caption_template: str = "a photo of a {label}"
+    """Caption of a picture that only has a label, such as its folder's name."""
+    captions_from: Literal["metadata", "sidecars"] | None = None
+    """Which captions hold where a metadata file and .txt files disagree."""
+    resolution: int | None = None
+    """Side in pixels of a square bucket; the others have about its area. None: the model's own."""
+    buckets: bool = True
+    """Sort pictures into buckets by aspect ratio; off: one square bucket."""
+    max_aspect: float = 2.0
+    """Longest aspect ratio of a bucket."""
+    upscale: bool = False
+    """Enlarge pictures smaller than their bucket; off: they go to smaller buckets."""
+    crop: Literal["center", "random"] = "center"
+    """Where what does not fit is cut. A latent cache holds one crop, so it needs center."""
+    flip: bool = False
+    """Mirror every other visit. Off, because mirroring breaks "left of" and writing."""
+    stream: bool = False
+    """Read tar shards in order as they come, never indexed: one square bucket, no held-out share,
+    shuffled within a buffer."""
+    shuffle_buffer: int = 1000
+    """Samples among which a stream is shuffled."""
+    bad_sample_limit: float = 0.01
+    """Share of pictures that may turn out unreadable before the run stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("validation_share", "bad_sample_limit", "prior_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, expected a number in [0, 1)")
+        if self.max_aspect < 1:
+            raise UserError(f"max_aspect is {self.max_aspect}, expected at least 1")
+        if self.resolution is not None and self.resolution < 8:
+            raise UserError(f"resolution is {self.resolution}, expected at least 8 pixels")
+        if self.data is None and (self.stream or self.validation_data or self.prior_data):
+            raise UserError("stream, validation_data and prior_data go with --data; give that too")
+        if self.stream and self.prior_data is not None:
+            raise UserError("prior_data does not go with --stream; leave one of the two out")
+        if self.stream and self.flip:
+            raise UserError("flip does not go with --stream; leave one of the two out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextToImageConfig:
+    """What the U-Net learns from, and what it is asked to predict."""
+
+    base: str | None = None
+    """Model to fine-tune: snowglobe, a diffusers folder, or a hub id. None: train from nothing."""
+    method: Literal["full", "lora"] = "full"
+    """Train all weights of the U-Net, or a LoRA beside them."""
+    train_text_encoder: bool = False
+    """Teach the text encoder too, by the same method: for words that it never met. Texts are then
+    encoded anew in every step, which takes longer."""
+    model: str = "snowglobe"
+    """From nothing: sizes of the networks, a preset of `latentdiff.models.presets`."""
+    vae: Path | None = None
+    """From nothing: the autoencoder, an export of `train vae` or a diffusers `vae/` folder."""
+    clip: Path | None = None
+    """From nothing: folder with `text_encoder/` and `tokenizer/`, such as a `train clip` export."""
+    world_seed: int = 0
+    """World of the training scenes, where no data are given."""
+    pool: Path | None = None
+    """Folder of rendered scenes; without one, scenes are rendered as they are needed."""
+    cache: Path | None = None
+    """Latent cache, of the pool or of your data; without one, pictures are encoded every time."""
+    cache_contexts: bool = True
+    """Keep the text encoder's work in the cache of your data too; it is a small part of the time
+    and, with a large text encoder, most of the disk."""
+    pictures: DataConfig = field(default_factory=DataConfig)
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    num_train_timesteps: int = 1000
+    """From nothing: T, the number of forward steps. A base brings its own schedule."""
+    beta_schedule: str = "scaled_linear"
+    """From nothing: name of the noise schedule."""
+    beta_start: float = 0.00085
+    beta_end: float = 0.020
+    zero_terminal_snr: bool = False
+    """Rescale the schedule so that x_T is pure noise (Lin et al. 2023); not with epsilon."""
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    """What the U-Net predicts. None: what the base does, epsilon from nothing."""
+    weighting: str = "min_snr"
+    """Weight of a timestep's loss: simple, min_snr, or one of the variational ones."""
+    min_snr_gamma: float = 5.0
+    """γ of min-SNR (Hang et al. 2023)."""
+    offset_noise: float = 0.0
+    """Standard deviation of a constant added to each channel's noise (Guttenberg 2023); 0: none."""
+    timesteps: Literal["uniform", "stratified"] = "stratified"
+    """How timesteps are drawn: independent, or spread evenly over neighbouring samples."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    validation_pictures: int = 64
+    """Held-out pictures, and as many of the training ones, in each validation."""
+    validation_pairs: int = 128
+    """Fixed (picture, t, ε) pairs of each of the two groups."""
+    validation_seed: int = 1_000_003
+    """World of the validation scenes."""
+    sheet_prompts: tuple[str, ...] = ()
+    """Prompts of the sample sheet, seeds 0, 1, …; by default eight scenes, or held-out captions."""
+    sheet_steps: int | None = None
+    """DDIM steps of the sample sheet; None: the model's own."""
+    sheet_guidance: float | None = None
+    """Guidance scale of the sample sheet; None: the model's own."""
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            batch_size=32, learning_rate=6e-4, warmup_steps=500, ema_decay=0.9995
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.base is not None and (self.vae or self.clip):
+            raise UserError(
+                "a base brings its own autoencoder and text encoder: leave out --vae and --clip"
+            )
+        if self.method == "lora" and self.base is None:
+            raise UserError("a LoRA needs a model to stand beside: give --base")
+        if self.train_text_encoder and self.base is None:
+            raise UserError("train_text_encoder goes with --base; from nothing, use `train clip`")
+        own = self.pictures.data is not None
+        if own and self.pool is not None:
+            raise UserError("both --data and --pool were given; give one")
+        if self.cache is not None and self.pool is None and not own:
+            raise UserError("a latent cache needs the pool that it was made from: give --pool too")
+        if self.cache is not None and own:
+            if self.pictures.crop == "random":
+                raise UserError("a latent cache holds one crop of a picture: use --crop center")
+            if self.pictures.stream:
+                raise UserError("a stream is read once and not cached: leave out --cache")
+        if self.validation_seed == self.world_seed:
+            raise UserError("validation_seed equals world_seed: scenes would not be unseen")
+        if self.validation_pictures < 1 or self.validation_pairs < 1:
+            raise UserError("validation_pictures and validation_pairs must be at least 1")
+        if self.offset_noise < 0:
+            raise UserError(f"offset_noise is {self.offset_noise}, expected at least 0")
+        if self.zero_terminal_snr and self.prediction_type == "epsilon":
+            refuse_epsilon()
+
+    def scheduler_config(self, base: SchedulerConfig | None = None) -> SchedulerConfig:
+        """The scheduler config that samples from this training; `base` is the base model's."""
+        from dataclasses import replace
+
+        found = base or SchedulerConfig(
+            class_name="DDIMScheduler",
+            num_train_timesteps=self.num_train_timesteps,
+            beta_schedule=self.beta_schedule,
+            beta_start=self.beta_start,
+            beta_end=self.beta_end,
+            timestep_spacing="trailing",
+            steps_offset=1,
+            clip_sample=False,
+        )
+        if self.prediction_type is not None:
+            found = replace(found, prediction_type=self.prediction_type)
+        if self.zero_terminal_snr:
+            found = replace(found, rescale_betas_zero_snr=True, timestep_spacing="trailing")
+        if found.rescale_betas_zero_snr and found.prediction_type == "epsilon":
+            refuse_epsilon()
+        return found
+
+    def schedule(self) -> NoiseSchedule:
+        """The forward process of a training from nothing."""
+        return self.scheduler_config().noise_schedule()
+
+
+def refuse_epsilon() -> None:
+    """Under zero terminal SNR, x_T says nothing about ε's complement: x_0 = (x_T − ε) / 0."""
+    raise UserError(
+        "zero_terminal_snr does not go with epsilon, which would be divided by √ᾱ_T = 0; "
+        "use --prediction-type v_prediction"
+    )
+
+
+# At the last timestep of this schedule √ᾱ is 0.015: a small error in ε becomes a large one in x_0,
+# and a young ε-model draws pictures as bright as x_T's mean. A v-model predicts -x_0 there.
+SNOWGLOBE: dict[str, Any] = {"prediction_type": "v_prediction", "weighting": "simple"}
+
+PRESETS: dict[str, TextToImageConfig] = {
+    "cpu": TextToImageConfig(**SNOWGLOBE),
+    "h100": TextToImageConfig(
+        model="snowglobe-wide",
+        **SNOWGLOBE,
+        validation_pictures=256,
+        validation_pairs=256,
+        train=TrainConfig(
+            batch_size=256,
+            max_minutes=13.0,
+            learning_rate=8e-4,
+            warmup_steps=400,
+            ema_decay=0.999,
+            compile="default",
+            channels_last=True,
+            num_workers=12,
+            log_every=50,
+            validate_every=4000,
+            sheet_every=4000,
+            checkpoint_minutes=4,
+            decay_fraction=0.25,
+        ),
+    ),
+    "tiny": TextToImageConfig(
+        model="tiny",
+        validation_pictures=4,
+        validation_pairs=8,
+        sheet_steps=2,
+        train=TrainConfig(batch_size=4, steps=3, warmup_steps=1, tensorboard=False, log_every=1),
+    ),
+    "full": TextToImageConfig(
+        base="snowglobe",
+        train=TrainConfig(
+            batch_size=16,
+            steps=2000,
+            learning_rate=1e-5,
+            warmup_steps=100,
+            ema_decay=0.999,
+            validate_every=250,
+            sheet_every=250,
+        ),
+    ),
+    "lora": TextToImageConfig(
+        base="snowglobe",
+        method="lora",
+        train=TrainConfig(
+            batch_size=4,
+            steps=1000,
+            learning_rate=1e-4,
+            warmup_steps=20,
+            ema_decay=0.99,
+            validate_every=100,
+            sheet_every=100,
+        ),
+    ),
+}
