@@ -30,7 +30,7 @@ class _Choice:
     """World seed: another seed is another endless set of scenes."""
     start: int = 0
     """Index of the first scene."""
-    size: int = 128
+    size: int = 256
     """Pictures are size × size pixels."""
     subject: tuple[str, ...] = ()
     """Only these subjects (keys, names or synonyms; held-out ones too). Default: all base ones."""
@@ -38,6 +38,8 @@ class _Choice:
     """Only these settings. Default: all."""
     hold_out_pairs: bool = True
     """Leave out the tenth of (subject, setting) pairs that training never sees."""
+    lively: bool = False
+    """Subjects of any size, turned, mirrored and anywhere, not in their calm places."""
 
     def world(self) -> World:
         """The world of these options. UserError names what is unknown."""
@@ -49,6 +51,7 @@ class _Choice:
             subjects=[find_subject(name).key for name in self.subject] or None,
             settings=[find_setting(name).key for name in self.setting] or None,
             hold_out_pairs=self.hold_out_pairs,
+            lively=self.lively,
         )
 
 
@@ -86,6 +89,10 @@ class RenderConfig:
     """World seed."""
     count: int = 50_000
     """Scenes in the pool."""
+    size: int = 256
+    """Pictures are size × size pixels."""
+    lively: bool = False
+    """Subjects of any size, turned, mirrored and anywhere, not in their calm places."""
     workers: int = 0
     """Rendering processes; 0: one for each core."""
 
@@ -173,6 +180,8 @@ def render(argv: list[str]) -> int:
         options.folder,
         world_seed=options.seed,
         count=options.count,
+        size=options.size,
+        lively=options.lively,
         workers=options.workers or default_workers(),
         progress=progress,
     )

@@ -29,11 +29,19 @@ class WorldSpec:
     subjects: tuple[str, ...]
     settings: tuple[str, ...]
     hold_out_pairs: bool
+    lively: bool
 
     @classmethod
     def of(cls, world: World) -> WorldSpec:
         """The spec of a world."""
-        return cls(world.seed, world.size, world.subjects, world.settings, world.hold_out_pairs)
+        return cls(
+            world.seed,
+            world.size,
+            world.subjects,
+            world.settings,
+            world.hold_out_pairs,
+            world.lively,
+        )
 
     def build(self) -> World:
         """The world of this spec."""
@@ -43,6 +51,7 @@ class WorldSpec:
             subjects=self.subjects,
             settings=self.settings,
             hold_out_pairs=self.hold_out_pairs,
+            lively=self.lively,
         )
 
 

@@ -340,7 +340,7 @@ def test_a_shifted_autoencoder_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("key", bundles.UNSUPPORTED_UNET)
 def test_a_u_net_of_another_kind_is_refused(folder: Path, key: str) -> None:
-    edit(folder / "unet/config.json", **{key: "text"})
+    edit(folder / "unet/config.json", **{key: "text_image"})
     assert key in refusal(folder)
 
 

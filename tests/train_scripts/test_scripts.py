@@ -9,13 +9,18 @@ import pytest
 from latentdiff.cli import main as cli
 from latentdiff.data.rendered.pixel_pool import build_pool
 
-SCRIPTS = ("vae", "clip", "text_to_image", "judge")
+SCRIPTS = {
+    "vae": "vae_task",
+    "clip": "clip_task",
+    "text_to_image": "text_to_image",
+    "judge": "judge_task",
+}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("preset", ["cpu", "h100", "tiny"])
 def test_every_preset_is_a_valid_config(name, preset):
-    module = importlib.import_module(f"latentdiff.training.{name}")
+    module = importlib.import_module(f"latentdiff.training.tasks.{SCRIPTS[name]}")
     assert module.PRESETS[preset].train.batch_size > 0
 
 

@@ -48,6 +48,7 @@ class PoolSpec:
     size: int = 128
     subjects: tuple[str, ...] | None = None
     hold_out_pairs: bool = True
+    lively: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.start < 0:
@@ -67,6 +68,7 @@ class PoolSpec:
             size=self.size,
             subjects=self.subjects,
             hold_out_pairs=self.hold_out_pairs,
+            lively=self.lively,
         )
 
 
@@ -153,6 +155,7 @@ def build_pool(
     start: int = 0,
     subjects: Sequence[str] | None = None,
     hold_out_pairs: bool = True,
+    lively: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PixelPool:
     """Render scenes `start` … `start + count - 1` into a pool, with `workers` processes.
@@ -168,6 +171,7 @@ def build_pool(
         size=size,
         subjects=None if subjects is None else tuple(subjects),
         hold_out_pairs=hold_out_pairs,
+        lively=lively,
     )
     with files.FolderLock(folder):
         _allocate(folder, spec)

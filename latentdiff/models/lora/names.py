@@ -43,7 +43,7 @@ _WORDS = (
     *("ff", "net", "proj", "proj_in", "proj_out", "conv", "conv1", "conv2", "conv_in", "conv_out"),
     *("conv_shortcut", "time_emb_proj", "time_embedding", "linear_1", "linear_2", "text_model"),
     *("encoder", "layers", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "mlp"),
-    *("fc1", "fc2"),
+    *("fc1", "fc2", "add_embedding", "pool"),
 )
 _WORD = re.compile(rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))}|\d+)(?=_|$)")
 _ORIGINAL = re.compile(r"(input_blocks|output_blocks)_(\d+)_(\d+)_(.+)|middle_block_(\d+)_(.+)")

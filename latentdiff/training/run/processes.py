@@ -21,8 +21,8 @@ from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy
 
 from latentdiff.errors import UserError
-from latentdiff.training.optimizers.guarded_step import trained_parameters
 from latentdiff.training import sharding
+from latentdiff.training.optimizers.guarded_step import trained_parameters
 from latentdiff.training.train_config import TrainConfig
 
 _SUPPORTED = (
