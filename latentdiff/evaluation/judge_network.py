@@ -33,10 +33,14 @@ _FORMAT = "latentdiff-judge-1"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JudgeLogits:
-    """Unnormalised log-probabilities: `subject` (B, S), `setting` (B, T)."""
+    """Unnormalised log-probabilities: `subject` (B, S), `setting` (B, T).
+
+    `across` (B, S): where a subject's evidence lies, 0 at the left edge to 1 at the right one.
+    """
 
     subject: Tensor
     setting: Tensor
+    across: Tensor
 
 
 class _Norm(nn.GroupNorm):
@@ -65,8 +69,9 @@ class Judge(nn.Module):
     """A residual network, 128 → 32 → 16 → 8, and two linear heads.
 
     The subject head names every place of the 8×8 map by itself; a class's logit is the smooth
-    maximum (log-mean-exp) of its places', so two subjects do not blur each other's evidence. The
-    setting head sees the map's mean and maximum.
+    maximum (log-mean-exp) of its places', so two subjects do not blur each other's evidence, and
+    where that evidence lies says which stands on the left. The setting head sees the map's mean and
+    maximum.
 
     `subjects` and `settings` name the classes in the order of the logits.
     """
@@ -100,9 +105,13 @@ class Judge(nn.Module):
         assert pixels.ndim == 4 and pixels.shape[1] == 3, f"B 3 H W expected: {pixels.shape}"
         maps = self.features(pixels)
         pooled = torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
-        places = self.subject_head(maps).flatten(2)
-        subject = places.float().logsumexp(dim=2) - math.log(places.shape[2])
-        return JudgeLogits(subject=subject, setting=self.setting_head(pooled))
+        places = self.subject_head(maps).float()
+        columns = places.logsumexp(dim=2)  # (B, S, w): the evidence in each column of the map
+        width = columns.shape[2]
+        subject = columns.logsumexp(dim=2) - math.log(places.shape[2] * width)
+        middles = (torch.arange(width, device=columns.device) + 0.5) / width
+        across = (columns.softmax(dim=2) * middles).sum(dim=2)
+        return JudgeLogits(subject=subject, setting=self.setting_head(pooled), across=across)
 
 
 def save(judge: Judge, folder: str | Path) -> None:
@@ -152,13 +161,16 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Judge:
 class Verdicts:
     """What the judge says of N pictures.
 
-    `subject` (N, S) and `setting` (N, T) are probabilities, each row sums to one.
+    `subject` (N, S) and `setting` (N, T) are probabilities, each row sums to one. `across` (N, S)
+    says where a subject stands, 0 at the left edge to 1 at the right one; it means nothing for a
+    subject that is not there.
     """
 
     subjects: tuple[str, ...]
     settings: tuple[str, ...]
     subject: NDArray[np.float32]
     setting: NDArray[np.float32]
+    across: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.subject)
@@ -167,6 +179,11 @@ class Verdicts:
         """The `count` most likely subjects of picture n, best first."""
         order = np.argsort(-self.subject[n], kind="stable")[:count]
         return tuple(self.subjects[i] for i in order)
+
+    def is_left_of(self, n: int, first: str, second: str) -> bool:
+        """Whether, in picture n, subject `first` stands on the left of subject `second`."""
+        places = self.across[n]
+        return bool(places[self.subjects.index(first)] < places[self.subjects.index(second)])
 
     def top_setting(self, n: int) -> str:
         """The most likely setting of picture n."""
@@ -203,20 +220,24 @@ def judge_pictures(
     device = next(judge.parameters()).device
     subject: list[NDArray[np.float32]] = []
     setting: list[NDArray[np.float32]] = []
+    across: list[NDArray[np.float32]] = []
     for batch in batches(pictures, batch_size):
         stack = np.stack([to_array(picture) for picture in batch])
         logits = judge(to_pixels(stack).to(device))
         subject.append(logits.subject.float().softmax(dim=-1).cpu().numpy())
         setting.append(logits.setting.float().softmax(dim=-1).cpu().numpy())
+        across.append(logits.across.cpu().numpy())
     if not subject:
-        subject, setting = (
-            [np.zeros((0, len(names)), np.float32)] for names in (judge.subjects, judge.settings)
+        subject, setting, across = (
+            [np.zeros((0, len(names)), np.float32)]
+            for names in (judge.subjects, judge.settings, judge.subjects)
         )
     return Verdicts(
         subjects=judge.subjects,
         settings=judge.settings,
         subject=np.concatenate(subject),
         setting=np.concatenate(setting),
+        across=np.concatenate(across),
     )
 
 

@@ -24,7 +24,13 @@ def verdicts(items: tuple[protocol.Item, ...], wrong_subject: set[int], wrong_se
             subject[n, spare] = 0.45 if len(item.subjects) == 2 else 0.9
         if n in wrong_setting:
             setting[n] = np.roll(setting[n], 1)
-    return Verdicts(subjects=KEYS, settings=PLACES, subject=subject, setting=setting)
+    return Verdicts(
+        subjects=KEYS,
+        settings=PLACES,
+        subject=subject,
+        setting=setting,
+        across=np.full_like(subject, 0.5),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -65,10 +65,29 @@ def test_top_answers_are_named_best_first() -> None:
         settings=SETTING_NAMES,
         subject=np.asarray([[0.2, 0.5, 0.3]], np.float32),
         setting=np.asarray([[0.1, 0.9]], np.float32),
+        across=np.asarray([[0.5, 0.7, 0.3]], np.float32),
     )
+    assert verdicts.is_left_of(0, "owl", "dog")
+    assert not verdicts.is_left_of(0, "dog", "owl")
     assert verdicts.top_subjects(0) == ("dog",)
     assert verdicts.top_subjects(0, 2) == ("dog", "owl")
     assert verdicts.top_setting(0) == "beach"
+
+
+def test_evidence_on_one_side_is_said_to_stand_there() -> None:
+    """A head that answers to one feature, and a map in which that feature is on the right."""
+    judge = judging.Judge(SUBJECT_NAMES, SETTING_NAMES, (8, 8, 8)).eval()
+    torch.nn.init.zeros_(judge.subject_head.weight)
+    torch.nn.init.zeros_(judge.subject_head.bias)
+    judge.subject_head.weight.data[1, 0] = 20.0
+    judge.features = torch.nn.Conv2d(3, 8, 1, bias=False)
+    torch.nn.init.zeros_(judge.features.weight)
+    judge.features.weight.data[0, 0] = 1.0
+    pixels = torch.zeros(1, 3, 8, 8)
+    pixels[:, 0, :, 6] = 1.0
+    across = judge(pixels).across
+    assert float(across[0, 1]) == pytest.approx(6.5 / 8, abs=1e-3)
+    assert float(across[0, 0]) == pytest.approx(0.5)
 
 
 def test_a_missing_judge_is_named_with_what_to_do(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ generator.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -207,8 +208,7 @@ class JudgeTask:
         assert isinstance(module, JudgeObjective)
         pictures, records = self.fresh()
         device = next(module.parameters()).device
-        subject: list[Tensor] = []
-        setting: list[Tensor] = []
+        found: list[judging.JudgeLogits] = []
         for chunk in judging.batches(range(len(records)), 64):
             pixels = judging.to_pixels(pictures[chunk]).to(device)
             if degraded:
@@ -218,10 +218,11 @@ class JudgeTask:
                     for key in drawn[0]
                 }
                 pixels = module.degrade(pixels, stacked)
-            logits = module.judge(pixels)
-            subject.append(logits.subject.float().cpu())
-            setting.append(logits.setting.float().cpu())
-        return judging.JudgeLogits(subject=torch.cat(subject), setting=torch.cat(setting))
+            found.append(module.judge(pixels))
+        names = [field.name for field in dataclasses.fields(judging.JudgeLogits)]
+        return judging.JudgeLogits(
+            **{name: torch.cat([getattr(x, name).float().cpu() for x in found]) for name in names}
+        )
 
     def validate(self, module: nn.Module, step: int) -> dict[str, float]:
         """Accuracies on fresh renders, clean and degraded, and of two-subject pictures apart."""
@@ -233,10 +234,21 @@ class JudgeTask:
             right = subjects_right(logits.subject, subjects).float()
             numbers[f"{prefix}subject_accuracy"] = _mean(right[single])
             numbers[f"{prefix}pair_accuracy"] = _mean(right[~single])
+            numbers[f"{prefix}relation_accuracy"] = self._relations(logits)
             numbers[f"{prefix}setting_accuracy"] = _mean(
                 (logits.setting.argmax(1) == settings).float()
             )
         return numbers
+
+    def _relations(self, logits: judging.JudgeLogits) -> float:
+        """Share of two-subject pictures of which it is seen who stands on the left."""
+        right = []
+        for n, record in enumerate(self.fresh()[1]):
+            if len(record.placements) == 2:
+                places = logits.across[n, [self._subject[key] for key in record.subjects]]
+                middles = [placement.center[0] for placement in record.placements]
+                right.append(bool(places[0] < places[1]) == (middles[0] < middles[1]))
+        return _mean(torch.tensor(right).float())
 
     def sheet(self, module: nn.Module, step: int) -> Image.Image | None:
         """Fresh scenes with the judge's verdict under them, the wrong ones first."""
