@@ -16,9 +16,7 @@ from latentdiff.conditioning.guidance import Predict
 from latentdiff.diffusion.timesteps import Step
 from latentdiff.errors import UserError
 from latentdiff.schedulers.protocol import Scheduler
-
-MAX_SEED = 2**32 - 1
-"""torch's CPU generator keeps 32 bits of a seed: larger ones would repeat the noise of smaller."""
+from latentdiff.seeding import check_image_seed
 
 Noise = Callable[[], Tensor]
 
@@ -38,13 +36,6 @@ class DenoisingStep:
     x_0: Tensor
 
 
-def check_seed(seed: int) -> int:
-    """The seed; UserError when it lies outside 0 … MAX_SEED."""
-    if not 0 <= seed <= MAX_SEED:
-        raise UserError(f"seed {seed} is out of range; expected 0 … {MAX_SEED}")
-    return seed
-
-
 class SeededNoise:
     """One CPU generator a picture: `draw()` gives (B, *shape) float32 standard normal noise.
 
@@ -55,7 +46,7 @@ class SeededNoise:
 
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> None:
         for seed in seeds:
-            check_seed(seed)
+            check_image_seed(seed)
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self.shape = tuple(shape)
         self.device = device

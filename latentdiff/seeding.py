@@ -18,7 +18,24 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from latentdiff.errors import UserError
+
 Address = int | str
+
+MAX_IMAGE_SEED = 2**32 - 1
+"""torch's CPU generator keeps 32 bits of a seed: larger ones would repeat the noise of smaller."""
+
+
+def check_image_seed(seed: int) -> int:
+    """The seed of an image; UserError when it lies outside 0 … MAX_IMAGE_SEED."""
+    if seed > MAX_IMAGE_SEED:
+        raise UserError(
+            f"seed {seed} is out of range; expected 0 … {MAX_IMAGE_SEED}: torch's generator keeps "
+            f"32 bits, so {seed & MAX_IMAGE_SEED} draws what other programs draw for it"
+        )
+    if seed < 0:
+        raise UserError(f"seed {seed} is out of range; expected 0 … {MAX_IMAGE_SEED}")
+    return seed
 
 
 def key(run_seed: int, purpose: str, *address: Address) -> int:

@@ -1,21 +1,97 @@
-"""Contact sheets: many scenes at one glance."""
+"""Contact sheets: many pictures at one glance, bare or with labels."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+
+AnyPicture = Image.Image | NDArray[np.uint8]
+"""PIL, or uint8 (h, w, 3)."""
+
+GROUND = (244, 244, 244)
+PAPER = (250, 250, 248)
+INK = (40, 40, 44)
+RIGHT = (22, 120, 60)
+WRONG = (190, 40, 40)
+_FONT_SIZE = 10
+_LINES = 3
+_MARGIN = 6
 
 
-def contact_sheet(pictures: Sequence[NDArray[np.uint8]], columns: int, gap: int = 4) -> Image.Image:
-    """Pictures (each uint8 (h, w, 3), one shape) in rows of `columns` on a light ground."""
-    height, width = pictures[0].shape[:2]
-    rows = -(-len(pictures) // columns)
-    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 244, np.uint8)
-    for i, picture in enumerate(pictures):
-        top = gap + i // columns * (height + gap)
-        left = gap + i % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = picture
-    return Image.fromarray(sheet)
+def contact_sheet(
+    pictures: Sequence[AnyPicture],
+    columns: int | None = None,
+    gap: int = 4,
+    *,
+    margin: int | None = None,
+    ground: tuple[int, int, int] = GROUND,
+) -> Image.Image:
+    """Pictures of one size in rows of `columns`; as near to a square as they go when None.
+
+    gap: pixels between them; margin: around them all, as wide as the gap by default.
+    """
+    images = [as_image(picture) for picture in pictures]
+    if columns is None:
+        columns = max(1, math.ceil(math.sqrt(len(images))))
+    edge = gap if margin is None else margin
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    size = (columns * (width + gap) - gap + 2 * edge, rows * (height + gap) - gap + 2 * edge)
+    sheet = Image.new("RGB", size, ground)
+    for k, image in enumerate(images):
+        row, column = divmod(k, columns)
+        sheet.paste(image, (edge + column * (width + gap), edge + row * (height + gap)))
+    return sheet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One picture of a sheet; `right` frames and colours it green, False red, None neither."""
+
+    picture: AnyPicture
+    label: str
+    right: bool | None = None
+
+
+def labelled_sheet(cells: Sequence[Cell], *, columns: int = 8, size: int = 128) -> Image.Image:
+    """The pictures in reading order, each over its label; labels wrap on up to three lines."""
+    font = ImageFont.load_default(_FONT_SIZE)
+    line = _FONT_SIZE + 2
+    width, height = size + 2 * _MARGIN, size + 2 * _MARGIN + _LINES * line
+    columns = max(1, min(columns, len(cells)))
+    rows = max(1, math.ceil(len(cells) / columns))
+    sheet = Image.new("RGB", (columns * width, rows * height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for n, cell in enumerate(cells):
+        x, y = n % columns * width + _MARGIN, n // columns * height + _MARGIN
+        image = as_image(cell.picture).convert("RGB")
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BICUBIC)
+        colour = INK if cell.right is None else RIGHT if cell.right else WRONG
+        if cell.right is not None:
+            draw.rectangle((x - 2, y - 2, x + size + 1, y + size + 1), outline=colour, width=2)
+        sheet.paste(image, (x, y))
+        for k, text in enumerate(wrap(cell.label, font, size)[:_LINES]):
+            draw.text((x, y + size + 3 + k * line), text, fill=colour, font=font)
+    return sheet
+
+
+def wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """`text` in lines of at most `width` pixels, broken at spaces where that is possible."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] = f"{lines[-1]} {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def as_image(picture: AnyPicture) -> Image.Image:
+    """The picture as PIL's."""
+    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)

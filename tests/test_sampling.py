@@ -10,9 +10,10 @@ import torch
 
 from latentdiff.diffusion.timesteps import Step
 from latentdiff.errors import UserError
-from latentdiff.sampling import MAX_SEED, SeededNoise, check_finite, denoise
+from latentdiff.sampling import SeededNoise, check_finite, denoise
 from latentdiff.schedulers import interop
 from latentdiff.schedulers.scheduler_config import SchedulerConfig
+from latentdiff.seeding import MAX_IMAGE_SEED
 
 SHAPE = (4, 3, 3)
 CONFIG = SchedulerConfig(beta_schedule="scaled_linear", timestep_spacing="trailing")
@@ -32,14 +33,16 @@ def test_each_picture_has_its_own_generator_read_in_order() -> None:
         assert torch.equal(second[k], torch.randn(1, *SHAPE, generator=generator)[0])
 
 
-@pytest.mark.parametrize("seed", [-1, MAX_SEED + 1])
+@pytest.mark.parametrize("seed", [-1, MAX_IMAGE_SEED + 1])
 def test_a_seed_that_the_generator_would_fold_is_refused(seed: int) -> None:
     with pytest.raises(UserError, match="out of range"):
         SeededNoise([seed], SHAPE, torch.device("cpu"))
 
 
 def test_the_largest_seed_is_its_own() -> None:
-    largest = SeededNoise([MAX_SEED, MAX_SEED - 1, 0], SHAPE, torch.device("cpu")).draw()
+    largest = SeededNoise(
+        [MAX_IMAGE_SEED, MAX_IMAGE_SEED - 1, 0], SHAPE, torch.device("cpu")
+    ).draw()
     assert len({float(row[0, 0, 0]) for row in largest}) == 3
 
 

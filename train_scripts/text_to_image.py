@@ -26,8 +26,6 @@ DESCRIPTION = (
     "Try: --preset lora --data DIR --run-dir runs/mine. --rehearse [--processes N] does all that "
     "the run will do once, in a minute, and says what the whole will take."
 )
-AT_ONCE = 4
-"""Pictures drawn together, as `latentdiff generate` does by default."""
 
 
 def draw(
@@ -39,21 +37,20 @@ def draw(
     long_prompts: Long,
 ) -> list[Image.Image]:
     """Pictures of prompts by the pipeline, picture k from seeds[k] alone."""
+    from latentdiff.pipelines.request import Request
     from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
-    pipeline = TextToImagePipeline(bundle)
-    whole = pipeline.plan(
-        list(prompts),
-        seeds=list(seeds),
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        long_prompts=long_prompts,
-    )
-    images: list[Image.Image] = []
-    for plan in whole.split(AT_ONCE):
-        *_, last = pipeline.walk(plan)
-        images += pipeline.finish(plan, last.latents).images
-    return images
+    requests = [
+        Request(
+            prompt=prompt,
+            seed=seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            long_prompts=long_prompts,
+        )
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    return [picture.image for picture in TextToImagePipeline(bundle).draw(requests)]
 
 
 def build(config: TextToImageConfig) -> TextToImageTask:

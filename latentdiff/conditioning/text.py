@@ -5,21 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from latentdiff.errors import nearest
+from latentdiff.conditioning.settings import Long as Long
+from latentdiff.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
-
-
-Long = Literal["truncate", "chunk"]
-"""What becomes of prompts over the limit: cut there, or encoded in pieces side by side."""
 
 
 @dataclass(frozen=True)
@@ -154,16 +151,32 @@ def token_counts(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> list[int]:
     return [len(ids) for ids in found["input_ids"]]
 
 
-def encode(text_encoder: CLIPTextModel, input_ids: Tensor, *, gradients: bool = False) -> Tensor:
+def encode(
+    text_encoder: CLIPTextModel, input_ids: Tensor, *, gradients: bool = False, clip_skip: int = 0
+) -> Tensor:
     """Context (B, L, D): the text encoder's last hidden states after its final layer norm.
 
     input_ids: (B, L); or (B, k, L), whose chunks are encoded apart and stand side by side in a
     context (B, k·L, D). No attention mask, as in Stable Diffusion: padding takes part.
-    gradients: keep the graph, for a text encoder that is itself trained.
+    gradients: keep the graph, for a text encoder that is itself trained. clip_skip: leave out so
+    many of the last layers, as diffusers counts them (A1111's "clip skip" is one more); the final
+    layer norm stays. Raises UserError where no layer would be left.
     """
+    layers = int(text_encoder.config.num_hidden_layers)
+    if not 0 <= clip_skip < layers:
+        raise UserError(
+            f"clip_skip is {clip_skip}; this text encoder has {layers} layers: "
+            f"expected 0 … {layers - 1}"
+        )
     ids = input_ids.to(text_encoder.device)
+    flat = ids.reshape(-1, ids.shape[-1])
     with torch.set_grad_enabled(gradients and torch.is_grad_enabled()):
-        context = text_encoder(ids.reshape(-1, ids.shape[-1])).last_hidden_state
+        if clip_skip:
+            hidden = text_encoder(flat, output_hidden_states=True).hidden_states
+            tower = getattr(text_encoder, "text_model", text_encoder)
+            context = tower.final_layer_norm(hidden[-1 - clip_skip])
+        else:
+            context = text_encoder(flat).last_hidden_state
     return context.reshape(ids.shape[0], -1, context.shape[-1])
 
 
@@ -185,13 +198,15 @@ def encode_prompts(
     prompts: Sequence[str],
     *,
     long: Long = "truncate",
+    clip_skip: int = 0,
 ) -> Tensor:
     """Context (B, L, D) of prompts in one text-encoder call, each distinct prompt encoded once.
 
-    long: "chunk" gives (B, k·L, D), with k for the longest of the prompts.
+    long: "chunk" gives (B, k·L, D), with k for the longest of the prompts. clip_skip: see `encode`.
     """
     distinct = list(dict.fromkeys(prompts))
-    context = encode(text_encoder, tokenize(tokenizer, distinct, long=long).input_ids)
+    tokens = tokenize(tokenizer, distinct, long=long)
+    context = encode(text_encoder, tokens.input_ids, clip_skip=clip_skip)
     rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=context.device)
     return context[rows]
 

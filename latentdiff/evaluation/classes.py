@@ -24,6 +24,7 @@ from latentdiff.errors import UserError
 from latentdiff.evaluation.intervals import Proportion, wilson
 from latentdiff.evaluation.paired import clustered_mean, mcnemar, newcombe
 from latentdiff.evaluation.saved_weights import load_strictly
+from latentdiff.pixels import to_pixels
 
 PICTURE_SIZE = 32
 WIDTHS = (64, 128, 192)
@@ -147,11 +148,6 @@ def to_small(picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def to_pixels(pictures: Tensor) -> Tensor:
-    """uint8 (B, 32, 32, 3) -> pixels (B, 3, 32, 32) float32, [-1, 1], channels last in memory."""
-    return pictures.permute(0, 3, 1, 2).float().div(127.5) - 1.0
-
-
 @torch.inference_mode()
 def probabilities(
     classifier: PhotoClassifier, pictures: NDArray[np.uint8], batch_size: int = 250
@@ -163,7 +159,7 @@ def probabilities(
     classifier.eval()
     rows = [np.zeros((0, len(classifier.classes)), np.float32)]
     for first in range(0, len(pictures), batch_size):
-        pixels = to_pixels(torch.from_numpy(np.ascontiguousarray(pictures[first:][:batch_size])))
+        pixels = to_pixels(pictures[first:][:batch_size])
         logits = classifier(pixels).float() + classifier(pixels.flip(3)).float()
         rows.append((logits / 2).softmax(dim=1).numpy())
     return np.concatenate(rows)
@@ -283,3 +279,8 @@ def compare(first: ClassScores, second: ClassScores, *, paired: bool) -> Compari
         high=high,
         p_value=mcnemar(int((change > 0).sum()), int((change < 0).sum())),
     )
+
+
+def share(value: Proportion) -> str:
+    """For example "93.4 % (90.9 … 95.2)"."""
+    return f"{100 * value.value:.1f} % ({100 * value.low:.1f} … {100 * value.high:.1f})"

@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from latentdiff.errors import UserError
-from latentdiff.evaluation.judge_network import batches, to_array, to_pixels
+from latentdiff.evaluation.judge_network import batches, to_array
+from latentdiff.pixels import to_pixels
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTextModel, CLIPVisionModelWithProjection
@@ -55,7 +56,7 @@ class ClipScorer:
         size = self.vision.config.image_size
         assert isinstance(size, int), f"a square picture size was expected, found {size}"
         stack = np.stack([to_array(picture, size) for picture in pictures])
-        embedded = self.vision(pixel_values=to_pixels(stack)).image_embeds
+        embedded = self.vision(pixel_values=to_pixels(stack).contiguous()).image_embeds
         return torch.nn.functional.normalize(embedded.float(), dim=-1)
 
     @torch.inference_mode()

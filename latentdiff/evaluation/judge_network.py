@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from latentdiff import files
 from latentdiff.errors import UserError
 from latentdiff.evaluation.saved_weights import load_strictly
+from latentdiff.pixels import to_pixels
 
 PICTURE_SIZE = 128
 WIDTHS = (48, 96, 144)
@@ -202,14 +203,6 @@ def to_array(picture: Image.Image | NDArray[np.uint8], size: int = PICTURE_SIZE)
     return np.asarray(image)
 
 
-def to_pixels(pictures: NDArray[np.uint8]) -> Tensor:
-    """uint8 (N, H, W, 3) -> pixels (N, 3, H, W), float32, [-1, 1]."""
-    return (
-        torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).float().div(127.5)
-        - 1.0
-    )
-
-
 @torch.inference_mode()
 def judge_pictures(
     judge: Judge,
@@ -223,7 +216,7 @@ def judge_pictures(
     across: list[NDArray[np.float32]] = []
     for batch in batches(pictures, batch_size):
         stack = np.stack([to_array(picture) for picture in batch])
-        logits = judge(to_pixels(stack).to(device))
+        logits = judge(to_pixels(stack).contiguous().to(device))
         subject.append(logits.subject.float().softmax(dim=-1).cpu().numpy())
         setting.append(logits.setting.float().softmax(dim=-1).cpu().numpy())
         across.append(logits.across.cpu().numpy())

@@ -1,67 +1,8 @@
-"""What a measurement looks like: a printed table, and a contact sheet of labelled pictures."""
+"""What a measurement prints: a plain-text table."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
-
-PAPER = (250, 250, 248)
-INK = (40, 40, 44)
-RIGHT = (22, 120, 60)
-WRONG = (190, 40, 40)
-_FONT_SIZE = 10
-_LINES = 3
-_MARGIN = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One picture of a sheet; `right` frames and colours it green, False red, None neither."""
-
-    picture: Image.Image | NDArray[np.uint8]
-    label: str
-    right: bool | None = None
-
-
-def contact_sheet(cells: Sequence[Cell], *, columns: int = 8, size: int = 128) -> Image.Image:
-    """The pictures in reading order, each over its label; labels wrap on up to three lines."""
-    font = ImageFont.load_default(_FONT_SIZE)
-    line = _FONT_SIZE + 2
-    width, height = size + 2 * _MARGIN, size + 2 * _MARGIN + _LINES * line
-    columns = max(1, min(columns, len(cells)))
-    rows = max(1, math.ceil(len(cells) / columns))
-    sheet = Image.new("RGB", (columns * width, rows * height), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for n, cell in enumerate(cells):
-        x, y = n % columns * width + _MARGIN, n // columns * height + _MARGIN
-        picture = cell.picture
-        image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-        image = image.convert("RGB")
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BICUBIC)
-        colour = INK if cell.right is None else RIGHT if cell.right else WRONG
-        if cell.right is not None:
-            draw.rectangle((x - 2, y - 2, x + size + 1, y + size + 1), outline=colour, width=2)
-        sheet.paste(image, (x, y))
-        for k, text in enumerate(wrap(cell.label, font, size)[:_LINES]):
-            draw.text((x, y + size + 3 + k * line), text, fill=colour, font=font)
-    return sheet
-
-
-def wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """`text` in lines of at most `width` pixels, broken at spaces where that is possible."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] = f"{lines[-1]} {word}"
-        else:
-            lines.append(word)
-    return lines
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from latentdiff.errors import UserError
+from latentdiff.pixels import to_images
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,3 @@ def fit_preview(latents: Tensor, pixels: Tensor) -> Preview:
     solution = torch.linalg.lstsq(known.cpu(), wanted.cpu()).solution.tolist()
     rows = tuple((float(r), float(g), float(b)) for r, g, b in solution)
     return Preview(rows[:-1], rows[-1])
-
-
-def to_images(pixels: Tensor) -> list[Image.Image]:
-    """PIL pictures from pixels (B, 3, H, W) in [-1, 1]; values outside are clamped."""
-    unit = (pixels.detach() / 2 + 0.5).clamp(0, 1)
-    eight_bit = (unit.float().cpu().permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
-    return [Image.fromarray(array) for array in eight_bit.numpy()]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from latentdiff.errors import UserError, unknown_name
+from latentdiff.errors import UserError
 from latentdiff.schedulers.ddim import DDIM, DDIMInverse
 from latentdiff.schedulers.ddpm import DDPM
-from latentdiff.schedulers.foreign import ForeignScheduler, foreign_class, make_foreign
+from latentdiff.schedulers.foreign import ForeignScheduler, make_foreign
+from latentdiff.schedulers.names import ALIASES, OURS, canonical, known_names
 from latentdiff.schedulers.protocol import Scheduler
 from latentdiff.schedulers.scheduler_config import (
     CONFIG_NAME,
@@ -30,40 +31,6 @@ __all__ = [
     "write_config",
 ]
 
-OURS = {
-    "ddim": "ddim",
-    "ddpm": "ddpm",
-    "ddim-inverse": "ddim-inverse",
-    "DDIMScheduler": "ddim",
-    "DDPMScheduler": "ddpm",
-    "DDIMInverseScheduler": "ddim-inverse",
-}
-
-# name -> (diffusers class, settings it stands for)
-ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
-    "euler-a": ("EulerAncestralDiscreteScheduler", {}),
-    "heun": ("HeunDiscreteScheduler", {}),
-    "lms": ("LMSDiscreteScheduler", {}),
-    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "deis": ("DEISMultistepScheduler", {}),
-    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "dpmsolver++-sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "dpmsolver-singlestep": ("DPMSolverSinglestepScheduler", {"lower_order_final": True}),
-    "kdpm2": ("KDPM2DiscreteScheduler", {}),
-    "kdpm2-ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
-    "sa-solver": ("SASolverScheduler", {}),
-    "lcm": ("LCMScheduler", {}),
-    "tcd": ("TCDScheduler", {}),
-}
-
-
-def known_names() -> tuple[str, ...]:
-    """The short names that `build` takes; diffusers' class names go as well."""
-    return (*(name for name in OURS if not name.endswith("Scheduler")), *ALIASES)
-
 
 def build(
     name: str | None,
@@ -84,7 +51,7 @@ def build(
     left out; spacing: another than the config's. An argument the scheduler has no use for is a
     UserError; eta 0 is none.
     """
-    wanted = _canonical(name if name is not None else config.class_name)
+    wanted = canonical(name if name is not None else config.class_name)
     if wanted not in OURS:
         _unused(wanted, sigma_hat=sigma_hat, variance=variance)
         class_name, overrides = ALIASES.get(wanted, (wanted, {}))
@@ -122,18 +89,6 @@ def build(
     chosen = variance if variance is not None else _variance(config.variance_type)
     # diffusers' DDPM knows no set_alpha_to_one: its last step always leads to clean data.
     return DDPM(schedule.with_final_alpha_bar(1.0), variance=chosen, **grid, **bounds)
-
-
-def _canonical(name: str) -> str:
-    """The spelling that the tables use, or diffusers', for a name in any case."""
-    if name in OURS or name in ALIASES:
-        return name
-    short = name.lower().replace("_", "-").replace(" ", "-")
-    if short in OURS or short in ALIASES:
-        return short
-    if name.endswith("Scheduler") and foreign_class(name) is not None:
-        return name
-    raise unknown_name("scheduler", name, known_names())
 
 
 def _unused(scheduler: str, **arguments: object) -> None:

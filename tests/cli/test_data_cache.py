@@ -10,7 +10,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from latentdiff.cli import data_cache
+from latentdiff.cli.data import data_cache
 from latentdiff.cli.main import run
 from latentdiff.data.cache import uses as cache_uses
 from latentdiff.data.cache.latent_cache import CONTEXTS, MOMENTS, LatentCache

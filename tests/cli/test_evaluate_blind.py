@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from latentdiff import files
-from latentdiff.cli import evaluate_blind as blind
+from latentdiff.cli.main import run
 from latentdiff.errors import UserError
 from latentdiff.evaluation import protocol
+from latentdiff.measure import blind_test as blind
 
 
 def test_names_are_matched_by_meaning_not_by_spelling() -> None:
@@ -30,7 +31,7 @@ def test_answers_are_scored_against_the_key(
     answers.write_text(
         f"1: {first.subjects[0]}, {first.setting}\n2. {second.subjects[0]}\n\n3) ?, nowhere\n"
     )
-    assert blind.main(["-o", str(tmp_path), "--answers", str(answers)]) == 0
+    assert run(["evaluate", "blind", "-o", str(tmp_path), "--answers", str(answers)]) == 0
     said = capsys.readouterr().out
     assert "subject 2 of 4" in said and "setting 1 of 4" in said
     assert (tmp_path / blind.SCORE).read_text() in said
@@ -44,7 +45,5 @@ def test_a_line_that_is_no_answer_is_named(tmp_path: Path) -> None:
 
 
 def test_scoring_before_drawing_says_what_to_do(tmp_path: Path) -> None:
-    answers = tmp_path / "answers.txt"
-    answers.write_text("1: cat, snow\n")
     with pytest.raises(UserError, match=r"no key\.json in .*draw the pictures first"):
-        blind.main(["-o", str(tmp_path), "--answers", str(answers)])
+        blind.read_key(tmp_path)

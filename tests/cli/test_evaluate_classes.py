@@ -10,6 +10,7 @@ from PIL import Image
 
 from latentdiff import seeding
 from latentdiff.cli.main import run
+from latentdiff.measure.measure_classes import class_items
 
 COLOURS = {"amber": (220, 160, 20), "blue": (20, 60, 220), "lime": (120, 230, 40)}
 
@@ -128,10 +129,8 @@ def test_what_cannot_work_is_said_in_a_line(
 
 
 def test_prompts_come_from_captions_or_the_template() -> None:
-    from latentdiff.cli.evaluate_classes import Options, items
-
     names = ("airplane", "hot_dog", "cat")
-    default = items(Options(real=Path("x"), count=4), names, {"cat": "my cat"})
+    default = class_items(names, 4, captions={"cat": "my cat"})
     assert [item.prompt for item in default] == [
         "a photo of an airplane",
         "a photo of a hot dog",
@@ -139,5 +138,5 @@ def test_prompts_come_from_captions_or_the_template() -> None:
         "a photo of an airplane",
     ]
     assert len({item.seed for item in default}) == 4
-    given = items(Options(real=Path("x"), count=1, prompt="{label}, snow"), names[2:], {"cat": "x"})
+    given = class_items(names[2:], 1, prompt="{label}, snow", captions={"cat": "x"})
     assert given[0].prompt == "cat, snow"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from PIL import Image
 
 from latentdiff.cli.main import run
 from latentdiff.pipelines import TextToImagePipeline
-from latentdiff.pipelines.pictures import read_recipe
+from latentdiff.pipelines.png import read_recipe, read_recipes
 
 VOCABULARY = ["a", "an", "in", "the", "on", "at", "cat", "dog", "owl", "snow", "night", "penguin"]
 
@@ -59,21 +61,15 @@ def test_a_picture_lies_where_it_is_said_with_the_complete_recipe(
         "scheduler": "ddpm",
         "height": 32,
         "width": 32,
-        "dtype": "float32",
-        "model": str(model),
     }
-    assert {key: recipe[key] for key in told} == told
-    assert all(len(digest) == 64 for digest in recipe["weights_sha256"].values())
-    assert set(recipe["versions"]) >= {"latentdiff", "torch", "diffusers", "transformers"}
-    again = TextToImagePipeline.from_pretrained(recipe["model"])(
-        recipe["prompt"],
-        negative_prompt=recipe["negative_prompt"],
-        seed=recipe["seed"],
-        num_inference_steps=recipe["num_inference_steps"],
-        scheduler=recipe["scheduler"],
-    )
+    asked = recipe.request.to_json()
+    assert {key: asked[key] for key in told} == told
+    assert (recipe.dtype, recipe.device, recipe.model) == ("float32", "cpu", str(model))
+    assert all(len(digest) == 64 for digest in recipe.weights_sha256.values())
+    assert set(recipe.versions) >= {"latentdiff", "torch", "diffusers", "transformers"}
+    (again,) = TextToImagePipeline.from_pretrained(recipe.model).draw([recipe.request])
     with Image.open(place) as image:
-        assert image.convert("RGB").tobytes() == again.images[0].tobytes()
+        assert image.convert("RGB").tobytes() == again.image.tobytes()
 
 
 def test_default_names_come_from_prompt_and_seed_and_never_overwrite(
@@ -91,7 +87,7 @@ def test_no_prompt_makes_a_name_that_leaves_the_folder(
     assert generate(model, prompt, "--seed", "7", "--steps", "1") == 0
     (name,) = names(elsewhere)
     assert len(name.encode()) < 256
-    assert read_recipe(elsewhere / name)["prompt"] == prompt
+    assert read_recipe(elsewhere / name).request.prompt == prompt
 
 
 def test_prompts_come_from_the_line_and_from_a_file_and_seeds_count_up(
@@ -111,7 +107,7 @@ def test_prompts_come_from_the_line_and_from_a_file_and_seeds_count_up(
         "an-owl-at-night-6.png",
         "an-owl-at-night-7.png",
     ]
-    assert read_recipe(folder / "a-dog-9.png")["prompt"] == "a dog"
+    assert read_recipe(folder / "a-dog-9.png").request.prompt == "a dog"
     assert generate(model, "a dog", "--seed", "9", "-o", str(tmp_path / "one.png")) == 0
     with Image.open(tmp_path / "one.png") as one, Image.open(folder / "a-dog-9.png") as other:
         left, right = one.convert("RGB").tobytes(), other.convert("RGB").tobytes()
@@ -130,8 +126,8 @@ def test_a_grid_is_one_picture_with_all_recipes(model: Path, tmp_path: Path) -> 
     assert generate(model, "a cat", "a dog", *options, "-o", str(place)) == 0
     with Image.open(place) as image:
         assert image.size == (68, 68)
-    recipes = read_recipe(place)["grid"]
-    assert [(r["prompt"], r["seed"]) for r in recipes] == [
+    requests = [recipe.request for recipe in read_recipes(place)]
+    assert [(r.prompt, r.seed) for r in requests] == [
         ("a cat", 4),
         ("a cat", 5),
         ("a dog", 6),
@@ -143,14 +139,14 @@ def test_a_grid_is_one_picture_with_all_recipes(model: Path, tmp_path: Path) -> 
 def test_a_drawn_seed_is_told(model: Path, elsewhere: Path) -> None:
     assert generate(model, "a cat") == 0
     (name,) = names(elsewhere)
-    assert name == f"a-cat-{read_recipe(elsewhere / name)['seed']}.png"
+    assert name == f"a-cat-{read_recipe(elsewhere / name).request.seed}.png"
 
 
 def test_words_lost_to_the_limit_are_printed(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert generate(model, " ".join(["cat"] * 22) + " snow night", "--steps", "1") == 0
-    assert "lost: snow night" in capsys.readouterr().err
+    assert "limit: snow night" in capsys.readouterr().err
 
 
 def test_unknown_words_are_named_with_the_nearest_known(
@@ -184,10 +180,13 @@ def test_a_safety_checker_is_named_once(
         (["--scheduler", "dimm"], "did you mean 'ddim'"),
         (["--height", "30"], "multiple of 4"),
         (["--width", "33"], "multiple of 4"),
-        (["--steps", "0"], "0 steps are out of range; expected 1 … 1000"),
+        (["--steps", "0"], "0 steps are out of range; expected 1"),
         (["--steps", "1001"], "1001 steps"),
         (["--steps", "many"], "many"),
-        (["--seed", "-1"], "seed -1"),
+        (["--seed", "-2"], "seed -2"),
+        (["--seed", "4294967296"], "32 bits, so 0 draws"),
+        (["--clip-skip", "-1"], "clip_skip -1"),
+        (["--clip-skip", "99"], "clip_skip is 99"),
         (["--eta", "9"], "eta"),
         (["--guidance-scale", "-2"], "guidance scale"),
         (["--num-images", "0"], "num_images is 0"),
@@ -225,6 +224,69 @@ def test_a_mistake_is_one_line_and_nothing_is_overwritten(
     assert place.read_bytes() == b"what stood there"
     assert names(elsewhere) == []
     assert names(tmp_path) == ["cat.png", "here"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--steps", "0"],
+        ["--scheduler", "foo"],
+        ["--width", "0"],
+        ["--height", "-8"],
+        ["--guidance-scale", "-1"],
+        ["--seed", "4294967296"],
+        ["--batch-size", "0"],
+    ],
+    ids=" ".join,
+)
+def test_a_bad_value_is_refused_before_torch_is_loaded(arguments: list[str]) -> None:
+    code = (
+        "import sys; from latentdiff.cli.main import run; "
+        f"assert run(['generate', 'a cat', *{arguments!r}]) == 2; "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_seed_minus_one_draws_a_seed(model: Path, elsewhere: Path) -> None:
+    assert generate(model, "a cat", "--seed", "-1", "--num-images", "2", "--steps", "1") == 0
+    first, second = sorted(read_recipe(p).request.seed or 0 for p in elsewhere.iterdir())
+    assert first >= 0
+    assert second == first + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--guidance-scale", "1", "--negative-prompt", "a dog"], "negative prompt has no effect"),
+        (["--guidance-scale", "0"], "guidance scale 0 draws what 1 draws"),
+        (["--width", "48"], "made for 32 x 32 pixels; 48 x 32"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_setting_that_does_less_than_it_promises_is_noted(
+    model: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert generate(model, "a cat", "--steps", "1", *arguments) == 0
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 1
+    assert said in notes[0]
+
+
+def test_a_terminal_shows_what_is_being_done(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert generate(model, "a cat", "--steps", "3", "--num-images", "2") == 0
+    shown = [line.strip() for line in capsys.readouterr().err.split("\r") if line.strip()]
+    assert shown[0] == f"loading {model} …"
+    assert shown[1] == "encoding the prompts …"
+    assert [line.partition(",")[0] for line in shown[2:]] == [
+        "pictures 1 … 2 of 2: step 1 of 3",
+        "pictures 1 … 2 of 2: step 2 of 3",
+        "pictures 1 … 2 of 2: decoding …",
+    ]
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -286,8 +348,8 @@ def test_ctrl_c_while_drawing_ends_with_130_and_leaves_no_file(
 ) -> None:
     walk = TextToImagePipeline.walk
 
-    def interrupted(self: TextToImagePipeline, plan: Any) -> Iterator[Any]:
-        yield next(walk(self, plan))
+    def interrupted(self: TextToImagePipeline, batch: Any) -> Iterator[Any]:
+        yield next(walk(self, batch))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(TextToImagePipeline, "walk", interrupted)

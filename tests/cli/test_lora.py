@@ -16,7 +16,7 @@ from latentdiff.files import sha256_file
 from latentdiff.models import bundle as bundles
 from latentdiff.models.lora.formats import KOHYA_NAME, PEFT_NAME
 from latentdiff.models.lora.layers import base_of
-from latentdiff.pipelines.pictures import read_recipe
+from latentdiff.pipelines.png import read_recipe
 
 CARD = {"vocabulary": ["a", "in", "the", "cat", "snow"], "num_inference_steps": 2}
 
@@ -64,12 +64,12 @@ def test_a_lora_changes_the_picture_by_its_scale_and_the_recipe_names_it(
     assert far(half, draw(model, tmp_path / "4.png", *halves)) <= 1
     assert far(half, full) > 5
     recipe = read_recipe(tmp_path / "4.png")
-    assert [(lora["file"], lora["scale"]) for lora in recipe["loras"]] == [
+    assert [(lora["file"], lora["scale"]) for lora in recipe.loras] == [
         (str(file), 0.25),
         (str(folder / KOHYA_NAME), 0.25),
     ]
-    assert recipe["loras"][0]["sha256"] == sha256_file(file)
-    assert "loras" not in read_recipe(tmp_path / "0.png")
+    assert recipe.loras[0]["sha256"] == sha256_file(file)
+    assert read_recipe(tmp_path / "0.png").loras == ()
 
 
 def test_a_trigger_word_is_no_strange_word(

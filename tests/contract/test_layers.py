@@ -21,6 +21,7 @@ FLOORS: list[list[str]] = [
 ]
 # Inside a room, in the same order; a room that is not here has no folders.
 INSIDE: dict[str, list[str]] = {
+    "pipelines": ["request", "recipe", "png", "batch", "notes", "text_to_image"],
     "data": [
         *("records", "captions", "buckets", "order", "transforms", "bad_samples"),
         *("decode", "sources", "check", "cache", "rendered"),

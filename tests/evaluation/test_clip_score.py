@@ -8,8 +8,8 @@ import torch
 
 from latentdiff.errors import UserError
 from latentdiff.evaluation import clip_score
-from latentdiff.evaluation.judge_network import to_pixels
 from latentdiff.models.presets import build_clip
+from latentdiff.pixels import to_pixels
 
 
 def tokenize(prompts: list[str]) -> torch.Tensor:

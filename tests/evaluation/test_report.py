@@ -3,13 +3,14 @@
 import numpy as np
 from PIL import ImageFont
 
-from latentdiff.evaluation.result_table import RIGHT, WRONG, Cell, contact_sheet, table, wrap
+from latentdiff.evaluation.result_table import table
+from latentdiff.sheet import RIGHT, WRONG, Cell, labelled_sheet, wrap
 
 
 def test_a_sheet_frames_right_and_wrong_in_their_colours() -> None:
     grey = np.full((128, 128, 3), 128, np.uint8)
     cells = [Cell(picture=grey, label="a", right=right) for right in (True, False, None)]
-    sheet = np.asarray(contact_sheet(cells, columns=3))
+    sheet = np.asarray(labelled_sheet(cells, columns=3))
     width = sheet.shape[1] // 3
     corners = [tuple(sheet[4, k * width + 4]) for k in range(3)]
     assert corners[0] == RIGHT and corners[1] == WRONG
@@ -18,7 +19,7 @@ def test_a_sheet_frames_right_and_wrong_in_their_colours() -> None:
 
 
 def test_an_empty_sheet_is_still_a_picture() -> None:
-    assert contact_sheet([]).width > 0
+    assert labelled_sheet([]).width > 0
 
 
 def test_labels_break_at_spaces_and_keep_every_word() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from latentdiff.errors import UserError
-from latentdiff.models.preview import Preview, fit_preview, to_images
+from latentdiff.models.preview import Preview, fit_preview
+from latentdiff.pixels import to_images
 
 KNOWN = Preview(
     matrix=((0.3, 0.2, -0.2), (0.1, -0.2, 0.1), (-0.1, 0.2, 0.2), (0.0, 0.05, -0.3)),

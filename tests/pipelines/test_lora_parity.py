@@ -14,7 +14,7 @@ import torch
 from latentdiff.models import bundle as bundles
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.lora.formats import KOHYA_NAME, PEFT_NAME
-from latentdiff.pipelines import TextToImagePipeline
+from latentdiff.pipelines import Recipe, Request, TextToImagePipeline
 
 MODELS = {
     "tiny": tiny.tiny,
@@ -126,19 +126,22 @@ def test_what_diffusers_saves_is_read_here_with_its_alpha(tmp_path: Path) -> Non
     agree(ours(loras.copy_of(bundle), (tmp_path / PEFT_NAME, 1.0)), ours(copied))
 
 
+def recipe(pipe: TextToImagePipeline) -> Recipe:
+    return pipe.recipe(Request(prompt=PROMPT, seed=0))
+
+
 def test_the_recipe_names_each_file_with_its_hash_and_scale(tmp_path: Path) -> None:
     from latentdiff.files import sha256_file
 
     bundle = loras.copy_of(tiny.tiny())
     file = loras.saved(loras.trained(bundle), tmp_path)[0]
     pipe = TextToImagePipeline(bundle)
-    assert "loras" not in pipe.plan(PROMPT, seed=0).recipe
+    assert recipe(pipe).loras == ()
     pipe.load_lora(file, 0.5)
     told = {"file": str(file), "sha256": sha256_file(file), "scale": 0.5}
-    assert pipe.plan(PROMPT, seed=0).recipe["loras"] == [told]
-    assert pipe.plan(PROMPT, seed=0).recipe_of(0)["loras"] == [told]
+    assert recipe(pipe).loras == (told,)
     pipe.loras.clear()
-    assert "loras" not in pipe.plan(PROMPT, seed=0).recipe
+    assert recipe(pipe).loras == ()
 
 
 def test_a_pipeline_warns_of_another_base(tmp_path: Path) -> None:

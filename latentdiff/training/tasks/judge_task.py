@@ -26,10 +26,11 @@ from latentdiff.data.rendered.scene_pictures import PoolPictures, WorldPictures,
 from latentdiff.errors import UserError
 from latentdiff.evaluation import degradations
 from latentdiff.evaluation import judge_network as judging
-from latentdiff.evaluation.result_table import Cell, contact_sheet
+from latentdiff.pixels import to_pixels
 from latentdiff.scenes.catalog import SETTINGS, SUBJECTS
 from latentdiff.scenes.records import Scene, SceneRecord
 from latentdiff.scenes.world import World
+from latentdiff.sheet import Cell, labelled_sheet
 from latentdiff.training.task import Batch
 from latentdiff.training.train_config import TrainConfig
 
@@ -112,7 +113,7 @@ class JudgeObjective(nn.Module):
 
     def forward(self, batch: Batch) -> Batch:
         with torch.no_grad():
-            pixels = batch["pixels"].permute(0, 3, 1, 2).float() / 127.5 - 1.0
+            pixels = to_pixels(batch["pixels"])
             pixels = self.degrade(pixels, batch)
         logits = self.judge(pixels)
         subject, setting = logits.subject.float(), logits.setting.float()
@@ -210,7 +211,7 @@ class JudgeTask:
         device = next(module.parameters()).device
         found: list[judging.JudgeLogits] = []
         for chunk in judging.batches(range(len(records)), 64):
-            pixels = judging.to_pixels(pictures[chunk]).to(device)
+            pixels = to_pixels(pictures[chunk]).contiguous().to(device)
             if degraded:
                 drawn = [degradations.draw(self.config.validation_seed, k) for k in chunk]
                 stacked = {
@@ -264,7 +265,7 @@ class JudgeTask:
             said = [names[i] for i in logits.subject[n].topk(count).indices.tolist()]
             label = f"{' + '.join(said)} / {places[int(logits.setting[n].argmax())]}"
             cells.append(Cell(picture=pictures[n], label=label, right=bool(right[n])))
-        return contact_sheet(cells, columns=SHEET_COLUMNS)
+        return labelled_sheet(cells, columns=SHEET_COLUMNS)
 
     def export(self, module: nn.Module, folder: Path) -> None:
         """`judge.safetensors` (float16) and `config.json`; the same into the config's `output`."""

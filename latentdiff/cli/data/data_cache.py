@@ -55,7 +55,7 @@ class CollectConfig:
 
 def build(argv: list[str]) -> int:
     """`latentdiff data cache build`."""
-    from latentdiff.cli.data_cache_build import main as build_main
+    from latentdiff.cli.data.data_cache_build import main as build_main
 
     return build_main(argv)
 

@@ -6,8 +6,14 @@ from latentdiff.cli import groups
 
 # Name -> (module with `main(argv) -> int`, one line of help). Loaded on use only.
 SUBCOMMANDS = {
-    "check": ("latentdiff.cli.data_check", "look at every picture and caption: DIR [--html FILE]"),
-    "cache": ("latentdiff.cli.data_cache", "encode pictures before training; list, check, clean"),
+    "check": (
+        "latentdiff.cli.data.data_check",
+        "look at every picture and caption: DIR",
+    ),
+    "cache": (
+        "latentdiff.cli.data.data_cache",
+        "encode before training; list, check, clean",
+    ),
 }
 
 

@@ -1,0 +1,54 @@
+"""What the measuring commands share: opening the model, and writing numbers and sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentdiff import config, files
+from latentdiff.cli.options import ModelOptions, SamplingOptions
+from latentdiff.progress import Progress
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from latentdiff.measure.drawing import Drawing
+    from latentdiff.measure.measured_model import MeasuredModel
+
+
+def open_model(options: ModelOptions) -> MeasuredModel:
+    """The model with its LoRAs, under the name that tables print."""
+    from latentdiff.cli.loading import load
+    from latentdiff.cli.stages import Stages
+    from latentdiff.measure.measured_model import MeasuredModel
+
+    with Stages().stage(f"loading {options.model}"):
+        pipeline = load(options)
+    return MeasuredModel(pipeline=pipeline, name=" + ".join((options.model, *options.lora)))
+
+
+def drawing(options: SamplingOptions) -> Drawing:
+    """How to draw, with a line that shows how far it is."""
+    from latentdiff.measure.drawing import Drawing
+
+    return Drawing(
+        request=options.request(),
+        batch_size=options.batch_size,
+        progress=Progress("drew", patience=3.0),
+    )
+
+
+def write_json(path: Path | None, report: Mapping[str, Any], options: Any) -> None:
+    """Write the numbers with the options they were asked for with, where a path is given."""
+    if path is not None:
+        files.write_json(path, {**report, "options": config.to_dict(options)})
+        print(f"numbers: {path}")
+
+
+def write_sheet(path: Path | None, sheet: Callable[[], Image.Image], noun: str) -> None:
+    """Write the picture, where a path is given."""
+    if path is not None:
+        with files.atomic_path(path) as temporary:
+            sheet().save(temporary)
+        print(f"{noun}: {path}")

@@ -1,0 +1,87 @@
+"""Options that several commands share: which model, and how to draw with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from latentdiff.conditioning.settings import Long
+from latentdiff.devices import DeviceName, DtypeName
+from latentdiff.errors import UserError
+
+if TYPE_CHECKING:
+    from latentdiff.pipelines.request import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, and what computes it."""
+
+    model: str = "snowglobe"
+    """snowglobe, a Stable Diffusion 1.x / 2.x folder in diffusers format, or a hub id."""
+    lora: Annotated[
+        tuple[str, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(metavar="FILE[:SCALE]"),
+    ] = ()
+    """LoRA file (of diffusers or kohya), or a folder that holds one, and how strongly to apply it,
+    1 by default: --lora owl.safetensors:0.8. May be given several times; they add up."""
+    dtype: DtypeName = "auto"
+    """Number type of the networks; auto is bfloat16 where the hardware computes in it. Latents and
+    steps stay float32."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes an accelerator when there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How to draw."""
+
+    steps: int | None = None
+    """Denoising steps; by default the model's own number."""
+    guidance_scale: float | None = None
+    """How strongly to follow the prompt; by default the model's own scale, 1 is no guidance."""
+    guidance_rescale: float = 0.0
+    """Against over-exposure at high guidance, 0 to 1 (Lin et al. 2023)."""
+    negative_prompt: str = ""
+    """What to move away from."""
+    scheduler: str | None = None
+    """ddim, ddpm, euler, dpmsolver++, unipc, heun …, a diffusers class, or the model's own."""
+    eta: float = 0.0
+    """DDIM's noise: 0 is deterministic, 1 has DDPM's variance."""
+    clip_skip: int = 0
+    """Last layers of the text encoder to leave out, as diffusers counts (A1111 counts one more)."""
+    long_prompts: Long = "truncate"
+    """Prompts over the text encoder's limit: cut there, with a note, or encoded in pieces."""
+    height: int | None = None
+    """Pixels; by default the model's own size."""
+    width: int | None = None
+    """Pixels; by default the model's own size."""
+    batch_size: int = 4
+    """Pictures drawn at once; they do not depend on it, up to rounding."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}; expected at least 1")
+        self.request()
+
+    def request(self, prompt: str = "", seed: int | None = None) -> Request:
+        """These options as a request; UserError for what no model can draw."""
+        from latentdiff.pipelines.request import Request
+
+        return Request(
+            prompt=prompt,
+            seed=seed,
+            negative_prompt=self.negative_prompt,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            guidance_rescale=self.guidance_rescale,
+            scheduler=self.scheduler,
+            eta=self.eta,
+            clip_skip=self.clip_skip,
+            long_prompts=self.long_prompts,
+            height=self.height,
+            width=self.width,
+        )

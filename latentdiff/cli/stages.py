@@ -1,0 +1,58 @@
+"""What a drawing command is doing now, on a terminal: loading, encoding, steps, decoding."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from latentdiff.pipelines.batch import PipelineStep
+
+
+class Stages:
+    """One line on standard error, rewritten in place; silent where there is no terminal."""
+
+    def __init__(self, count: int = 0) -> None:
+        self.count = count
+        self.live = sys.stderr.isatty()
+        self._written = 0
+        self._began = time.monotonic()
+
+    @contextmanager
+    def stage(self, text: str) -> Iterator[None]:
+        """Show `text` while the block runs."""
+        self.show(f"{text} …")
+        try:
+            yield
+        finally:
+            self.clear()
+
+    def step(self, step: PipelineStep) -> None:
+        """Show the step that was done, the rate, and what follows."""
+        done = step.index + 1
+        first, last = step.places[0] + 1, step.places[-1] + 1
+        which = f"picture {first}" if first == last else f"pictures {first} … {last}"
+        of = f"{which} of {self.count}: " if self.count > 1 else ""
+        if step.index == 0:
+            self._began = time.monotonic()
+        if done == step.total:
+            self.show(f"{of}decoding …")
+            return
+        rate = step.index / max(1e-9, time.monotonic() - self._began)
+        left = f", {rate:.2f} steps/s, {(step.total - done) / rate:.0f} s left" if rate else ""
+        self.show(f"{of}step {done} of {step.total}{left}")
+
+    def show(self, text: str) -> None:
+        """Write the line, over whatever stands there."""
+        if self.live:
+            print(f"\r{text.ljust(self._written)}", end="", file=sys.stderr, flush=True)
+            self._written = len(text)
+
+    def clear(self) -> None:
+        """Empty the line."""
+        if self.live and self._written:
+            print(f"\r{' ' * self._written}\r", end="", file=sys.stderr, flush=True)
+            self._written = 0

@@ -1,0 +1,123 @@
+"""Which device a command computes on, and in which number type: decided here for all of them.
+
+Processors differ. Some multiply bfloat16 (avx512_bf16 or AMX); most do not, and there a bfloat16
+matrix product was measured at 1/460 of float32's rate. So "auto" asks the processor.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from latentdiff.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    import torch
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+Precision = Literal["auto", "no", "bf16", "fp16"]
+
+
+def find_device(
+    asked: str = "auto", *, index: int | None = None, among: Sequence[str] = ("cuda", "cpu")
+) -> torch.device:
+    """The device named `asked`; "auto" is the first of `among` that this machine has.
+
+    index: which of several GPUs; None leaves it to torch. Raises UserError for a device that is not
+    there.
+    """
+    import torch
+
+    if asked == "auto":
+        asked = next(name for name in among if has_device(name))
+    kind = torch.device(asked).type
+    if not has_device(kind):
+        raise UserError(
+            f"device is {asked}, but torch finds no {kind.upper()} device; "
+            "use --device cpu, or auto"
+        )
+    if index is not None and asked == "cuda":
+        return torch.device("cuda", index)
+    return torch.device(asked)
+
+
+def has_device(kind: str) -> bool:
+    """Whether torch can compute on a "cpu", "cuda" or "mps" device here."""
+    import torch
+
+    if kind == "mps":
+        return torch.backends.mps.is_available()
+    return kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
+
+
+def multiplies_bfloat16(device: torch.device | str) -> bool:
+    """Whether the hardware multiplies bfloat16; where it does not, bfloat16 is very slow."""
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if kind == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def find_dtype(asked: str, device: torch.device | str) -> torch.dtype:
+    """Number type of the networks that only infer; "auto" is bfloat16 where the hardware has it.
+
+    Raises UserError for float16 on a CPU and for an unknown name.
+    """
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if asked == "auto":
+        asked = "bfloat16" if multiplies_bfloat16(device) else "float32"
+    if asked not in known:
+        raise unknown_name("number type", asked, ["auto", *known])
+    if asked == "float16" and torch.device(device).type == "cpu":
+        raise UserError("float16 is for GPUs; on a CPU use --dtype bfloat16 or float32")
+    return known[asked]
+
+
+def slow_dtype_note(dtype: torch.dtype, device: torch.device | str) -> str | None:
+    """A sentence for whoever asked for a number type that this processor only emulates."""
+    import torch
+
+    if dtype != torch.bfloat16 or torch.device(device).type != "cpu":
+        return None
+    if multiplies_bfloat16(device) or platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    return "this processor does not multiply bfloat16 and emulates it: float32 is much faster here"
+
+
+def autocast_dtype(asked: str, device: torch.device | str) -> torch.dtype | None:
+    """Autocast type of a training's forward pass, None for float32 throughout.
+
+    "auto" is what the launcher asks for (ACCELERATE_MIXED_PRECISION), else bf16 on a GPU that has
+    it. Raises UserError for fp16 without CUDA, and for what the launcher may not ask.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    if asked == "auto":
+        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if asked not in ("no", "bf16", "fp16"):
+            raise UserError(f"the launcher asks for {asked}; no, bf16 and fp16 are supported")
+        if asked == "no" and kind == "cuda" and multiplies_bfloat16(device):
+            asked = "bf16"
+    if asked == "fp16" and kind != "cuda":
+        raise UserError(
+            f"mixed precision fp16 needs a CUDA device, this is {device}; use --mixed-precision "
+            "bf16 or no"
+        )
+    return {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[asked]
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

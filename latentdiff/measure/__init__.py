@@ -1,0 +1,1 @@
+"""Draws with pipelines and judges with evaluation: what `latentdiff evaluate` calls."""

@@ -1,0 +1,75 @@
+"""What a user should know about requests before they are drawn: a line each, no error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from latentdiff.conditioning import text
+from latentdiff.models.bundle import Bundle
+from latentdiff.models.geometry import Geometry
+from latentdiff.pipelines.request import Request
+
+LONGEST_LINE = 12
+"""Lost words that are listed; of more, the number."""
+
+
+def dropped_words(tokenizer: Any, requests: Sequence[Request]) -> dict[str, tuple[str, ...]]:
+    """Prompt → the words that the tokenizer's limit cuts off, for prompts that lose any."""
+    cut = [r for r in requests if r.long_prompts == "truncate"]
+    texts = [*(r.prompt for r in cut), *(r.negative_prompt for r in cut)]
+    return text.dropped_words(tokenizer, texts) if texts else {}
+
+
+def lost(dropped: Mapping[str, Sequence[str]]) -> list[str]:
+    """A line for each prompt that loses words."""
+    lines = []
+    for words in dropped.values():
+        more = len(words) - LONGEST_LINE
+        tail = f" … and {more} more" if more > 0 else ""
+        lines.append(f"lost to the tokenizer's limit: {' '.join(words[:LONGEST_LINE])}{tail}")
+    return lines
+
+
+def without_effect(geometry: Geometry, requests: Sequence[Request]) -> list[str]:
+    """Settings of resolved requests that do less than their names promise, each once."""
+    lines: dict[str, None] = {}
+    own = geometry.own_size
+    for r in requests:
+        if not r.guidance.active:
+            if r.negative_prompt:
+                lines[
+                    f"guidance scale {r.guidance_scale:g} is no guidance: "
+                    "the negative prompt has no effect; use a scale above 1"
+                ] = None
+            if r.guidance_scale != 1.0:
+                lines[f"guidance scale {r.guidance_scale:g} draws what 1 draws: no guidance"] = None
+        if own is not None and (r.height, r.width) != own:
+            lines[
+                f"the model was made for {own[1]} x {own[0]} pixels; {r.width} x {r.height} may "
+                "repeat subjects or lose shapes"
+            ] = None
+    return list(lines)
+
+
+def unknown_words(bundle: Bundle, prompts: Sequence[str], known: Sequence[str] = ()) -> list[str]:
+    """Words that the model's captions never held, for models that say which they did.
+
+    known: more words, such as those that LoRAs bring.
+    """
+    vocabulary = bundle.card.get("vocabulary")
+    if not vocabulary:
+        return []
+    vocabulary = [*vocabulary, *" ".join(known).split()]
+    strange: dict[str, list[str]] = {}
+    for prompt in prompts:
+        strange |= text.unknown_words(prompt, vocabulary)
+    lines = []
+    for word, close in strange.items():
+        hint = f"; nearest: {', '.join(close)}" if close else ""
+        lines.append(f"its captions never held {word!r}{hint}")
+    if lines:
+        name = Path(bundle.source).name
+        lines.append(f"`latentdiff info {name}` lists what it knows")
+    return lines

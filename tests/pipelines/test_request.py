@@ -1,0 +1,121 @@
+"""Requests: checked when built, the same after JSON, expanded to pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latentdiff.errors import UserError
+from latentdiff.pipelines.batch import batches
+from latentdiff.pipelines.request import Request, several
+
+FULL = Request(
+    prompt="a cat",
+    negative_prompt="a dog",
+    seed=3,
+    width=64,
+    height=32,
+    num_inference_steps=7,
+    guidance_scale=2.5,
+    guidance_rescale=0.5,
+    scheduler="ddim",
+    eta=0.5,
+    clip_skip=1,
+    long_prompts="chunk",
+)
+
+
+@pytest.mark.parametrize("request_", [FULL, Request(prompt="")], ids=["full", "bare"])
+def test_a_request_is_the_same_after_json(request_: Request) -> None:
+    assert Request.from_json(json.loads(json.dumps(request_.to_json()))) == request_
+
+
+def test_json_holds_every_field_and_the_number_of_its_form() -> None:
+    names = {field.name for field in dataclasses.fields(Request)} - {"given"}
+    assert set(FULL.to_json()) == names | {"schema"}
+    assert FULL.to_json()["schema"] == 1
+
+
+def test_a_part_of_a_request_keeps_the_other_defaults() -> None:
+    assert Request.from_json({"prompt": "a cat", "seed": 3}) == Request(prompt="a cat", seed=3)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    request = Request(prompt="", seed=np.int64(3), guidance_scale=np.float32(2))  # type: ignore[arg-type]
+    assert request.to_json()["seed"] == 3
+    assert json.dumps(request.to_json())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"prompt": None}, "a text was expected"),
+        ({"seed": True}, "a whole number was expected"),
+        ({"seed": 1.5}, "a whole number was expected"),
+        ({"seed": -3}, "out of range"),
+        ({"guidance_scale": "much"}, "a number was expected"),
+        ({"guidance_scale": float("nan")}, "guidance scale nan"),
+        ({"guidance_scale": float("inf")}, "guidance scale inf"),
+        ({"guidance_rescale": -0.1}, "guidance rescale"),
+        ({"eta": -1.0}, "eta -1.0"),
+        ({"eta": float("nan")}, "eta nan"),
+        ({"clip_skip": -1}, "clip_skip -1"),
+        ({"width": 0}, "width 0 does not fit"),
+        ({"num_inference_steps": -5}, "-5 steps"),
+        ({"scheduler": "eular"}, "did you mean 'euler'"),
+        ({"long_prompts": "cut"}, "unknown long_prompts 'cut'"),
+        ({"width": 10**5, "height": 10**5}, "more than 16,777,216 pixels"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_what_no_model_can_draw_is_refused_when_built(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Request(**{"prompt": "a cat", **wrong})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"prompt": "a", "guidance_scal": 2}, "did you mean 'guidance_scale'"),
+        ({"prompt": "a", "seed": "3"}, "seed is '3'"),
+        ({"prompt": "a", "schema": 2}, "a newer latentdiff wrote it"),
+        ({"seed": 3}, "prompt"),
+        ([], "a table of keys was expected"),
+    ],
+    ids=str,
+)
+def test_json_of_another_kind_is_refused_by_name(table: Any, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Request.from_json(table)
+    assert said in str(caught.value)
+
+
+def test_pictures_of_a_prompt_stand_together_and_seeds_count_up() -> None:
+    template = Request(prompt="", seed=5, eta=0.5)
+    found = several(template, ["a", "b"], negative_prompts=["x", "y"], num_images_per_prompt=2)
+    assert [(r.prompt, r.negative_prompt, r.seed) for r in found] == [
+        ("a", "x", 5),
+        ("a", "x", 6),
+        ("b", "y", 7),
+        ("b", "y", 8),
+    ]
+    assert {r.eta for r in found} == {0.5}
+
+
+def test_a_batch_holds_only_what_can_be_drawn_together() -> None:
+    def full(k: int, **other: Any) -> Request:
+        return Request(prompt=str(k), negative_prompt=str(k), seed=k, guidance_scale=2.0, **other)
+
+    requests = [full(k, width=64 if k % 2 else 32) for k in range(7)]
+    assert [b.places for b in batches(requests, 3)] == [(0, 2, 4), (1, 3, 5), (6,)]
+    assert [b.places for b in batches([full(k) for k in range(5)], 2)] == [(0, 1), (2, 3), (4,)]
+    for field in dataclasses.fields(Request):
+        if field.name not in ("prompt", "negative_prompt", "seed", "given"):
+            other = dataclasses.replace(full(0), **{field.name: getattr(FULL, field.name)})
+            assert len(batches([full(0), other], 2)) == 2, field.name
