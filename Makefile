@@ -45,7 +45,7 @@ types: $(VENV)/.installed-dev
 	cp -R latentdiff build/types/latentdiff
 	cp -R pipelines build/types/latentdiff/pipelines
 	cp -R train_scripts build/types/latentdiff/train_scripts
-	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p latentdiff
+	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p latentdiff
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tests/docs_examples.py
