@@ -21,6 +21,8 @@ from latentdiff.evaluation.result_table import table
 
 GENERATED, RENDERS, CEILING = "generated", "renders", "ceiling"
 QUESTIONS = ("subject", "setting", "both")
+RELATIONS = ("left of", "right of")
+"""Relations that say who stands on which side; the others are right either way."""
 # "all pairs" is every single-subject item with its canonical prompt.
 ALL_PAIRS = "all pairs"
 
@@ -29,12 +31,14 @@ ALL_PAIRS = "all pairs"
 class Outcome:
     """One picture against its item.
 
-    `said` are the judge's subjects (as many as were asked for) and its setting.
+    `said` are the judge's subjects (as many as were asked for) and its setting. relation: who
+    stands on the left is right; None where the prompt does not say, or not both are there.
     """
 
     subject: bool
     setting: bool
     said: tuple[tuple[str, ...], str]
+    relation: bool | None = None
 
     @property
     def both(self) -> bool:
@@ -50,29 +54,43 @@ def outcomes(items: Sequence[Item], verdicts: Verdicts) -> list[Outcome]:
     for n, item in enumerate(items):
         said = verdicts.top_subjects(n, len(item.subjects))
         where = verdicts.top_setting(n)
+        right = set(said) == set(item.subjects)
         result.append(
             Outcome(
-                subject=set(said) == set(item.subjects),
+                subject=right,
                 setting=where == item.setting,
                 said=(said, where),
+                relation=_relation(item, verdicts, n) if right else None,
             )
         )
     return result
 
 
+def _relation(item: Item, verdicts: Verdicts, n: int) -> bool | None:
+    if item.relation not in RELATIONS:
+        return None
+    first_is_left = verdicts.is_left_of(n, *item.subjects)
+    return first_is_left == (item.relation == "left of")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One group of one column: three proportions, and the mean CLIP score if it was measured."""
+    """One group of one column: three proportions, and the mean CLIP score if it was measured.
+
+    relation: of the pictures that show both subjects of a prompt with "left of" or "right of".
+    """
 
     subject: Proportion
     setting: Proportion
     both: Proportion
+    relation: Proportion | None = None
     clip_score: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         questions = {name: getattr(self, name).to_json() for name in QUESTIONS}
-        return {**questions, "clip_score": self.clip_score}
+        relation = None if self.relation is None else self.relation.to_json()
+        return {**questions, "relation": relation, "clip_score": self.clip_score}
 
 
 def members(items: Sequence[Item], group: str) -> list[int]:
@@ -97,7 +115,9 @@ def summarise(
             for name in QUESTIONS
         }
         clip = None if clip_scores is None else float(np.mean(clip_scores[chosen]))
-        scores[group] = Score(**counts, clip_score=clip)
+        sides = [found for n in chosen if (found := results[n].relation) is not None]
+        relation = wilson(sum(sides), len(sides)) if sides else None
+        scores[group] = Score(**counts, relation=relation, clip_score=clip)
     return scores
 
 
@@ -115,7 +135,8 @@ def ratios(column: dict[str, Score], ceiling: dict[str, Score]) -> dict[str, dic
 
 def print_table(columns: dict[str, dict[str, Score]]) -> str:
     """The report's table: a row a group and column, accuracies in % with 95 % intervals."""
-    header = ["group", "pictures", "n", "subject %", "setting %", "both %", "CLIP", "of ceiling %"]
+    header = ["group", "pictures", "n", "subject %", "setting %", "both %", "relation %"]
+    header += ["CLIP", "of ceiling %"]
     rows = []
     known = (ALL_PAIRS, *GROUPS, NAMED)
     groups = [g for g in known if any(g in column for column in columns.values())]
@@ -134,6 +155,7 @@ def print_table(columns: dict[str, dict[str, Score]]) -> str:
                     name,
                     str(score.subject.count),
                     *(percent(getattr(score, question)) for question in QUESTIONS),
+                    "" if score.relation is None else percent(score.relation),
                     "" if score.clip_score is None else f"{score.clip_score:.1f}",
                     share,
                 ]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from latentdiff.errors import UserError
 from latentdiff.evaluation.judge_network import batches
 from latentdiff.evaluation.protocol import EVALUATION_WORLD_SEED, Item
 from latentdiff.pipelines.request import Request
@@ -46,12 +47,22 @@ class Drawing:
         return pipeline.resolve([dataclasses.replace(self.request, seed=0)])[0]
 
 
-def renders(items: Sequence[Item]) -> list[Picture]:
-    """The world's own pictures of the items, 128 px: what a perfect generator could draw."""
+def scene_size(pipeline: TextToImagePipeline) -> int:
+    """Side in pixels of the scenes that a model is measured on: its own, if it is square."""
+    own = pipeline.geometry.own_size
+    if own is None or own[0] != own[1]:
+        raise UserError(
+            f"the model's own size is {own}; scenes are square, so a square size is needed"
+        )
+    return own[0]
+
+
+def renders(items: Sequence[Item], size: int) -> list[Picture]:
+    """The world's own pictures (size, size, 3) of the items: what a perfect generator could draw."""
     from latentdiff.scenes.catalog import SUBJECTS
     from latentdiff.scenes.world import World
 
-    world = World(EVALUATION_WORLD_SEED, subjects=tuple(SUBJECTS), hold_out_pairs=False)
+    world = World(EVALUATION_WORLD_SEED, size=size, subjects=tuple(SUBJECTS), hold_out_pairs=False)
     return [
         world.compose(item.subjects, item.setting, item.index, relation=item.relation).image
         for item in items

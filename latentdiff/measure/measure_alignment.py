@@ -17,7 +17,7 @@ from latentdiff.evaluation.alignment import CEILING, GENERATED, RENDERS, Outcome
 from latentdiff.evaluation.clip_score import ClipScorer
 from latentdiff.evaluation.judge_network import Judge, judge_pictures
 from latentdiff.evaluation.protocol import Item
-from latentdiff.measure.drawing import Drawing, Picture, reconstruct, renders
+from latentdiff.measure.drawing import Drawing, Picture, reconstruct, renders, scene_size
 from latentdiff.measure.measured_model import MeasuredModel
 from latentdiff.pipelines.request import Request
 from latentdiff.sheet import Cell, labelled_sheet
@@ -81,6 +81,8 @@ class AlignmentReport:
                 "said_subjects": list(outcomes[n].said[0]),
                 "said_setting": outcomes[n].said[1],
             }
+            if outcomes[n].relation is not None:
+                columns[name]["relation"] = outcomes[n].relation
             if self.clip_scores:
                 columns[name]["clip"] = round(float(self.clip_scores[name][n]), 3)
         return {
@@ -122,7 +124,7 @@ def measure_alignment(
     clock = _Clock()
     columns = {GENERATED: list(how.items(model.pipeline, items))}
     clock.lap("drawing")
-    columns[RENDERS] = renders(items)
+    columns[RENDERS] = renders(items, scene_size(model.pipeline))
     clock.lap("rendering")
     columns[CEILING] = reconstruct(model.pipeline, columns[RENDERS])
     clock.lap("reconstructing")

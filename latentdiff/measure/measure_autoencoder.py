@@ -13,7 +13,7 @@ from latentdiff import __version__
 from latentdiff.errors import UserError
 from latentdiff.evaluation import distances, protocol, reconstruction
 from latentdiff.evaluation.reconstruction import Reconstruction
-from latentdiff.measure.drawing import Picture, reconstruct
+from latentdiff.measure.drawing import Picture, reconstruct, scene_size
 from latentdiff.measure.measured_model import MeasuredModel
 from latentdiff.scenes.catalog import held_out_subjects
 from latentdiff.scenes.world import World
@@ -67,7 +67,8 @@ def measure_autoencoder(model: MeasuredModel, count: int = 512) -> AutoencoderRe
     if count < 2:
         raise UserError(f"count is {count}, expected at least 2")
     geometry = model.pipeline.geometry
-    floor_world = World(protocol.FLOOR_WORLD_SEED)
+    size = scene_size(model.pipeline)
+    floor_world = World(protocol.FLOOR_WORLD_SEED, size=size)
     pca = distances.fit_patch_pca(
         np.stack([floor_world.scene(k).image for k in range(FLOOR_SCENES)]),
         geometry.factor,
@@ -75,8 +76,8 @@ def measure_autoencoder(model: MeasuredModel, count: int = 512) -> AutoencoderRe
     )
     seed = protocol.EVALUATION_WORLD_SEED
     worlds = {
-        "base subjects": (World(seed), count),
-        "held-out subjects": (World(seed, subjects=held_out_subjects()), count // 2),
+        "base subjects": (World(seed, size=size), count),
+        "held-out subjects": (World(seed, size=size, subjects=held_out_subjects()), count // 2),
     }
     groups: dict[str, Reconstruction] = {}
     shown: list[tuple[Picture, Picture]] = []

@@ -87,3 +87,24 @@ def test_the_table_shows_every_group_and_column(items: tuple[protocol.Item, ...]
 def test_a_missing_picture_is_noticed(items: tuple[protocol.Item, ...]) -> None:
     with pytest.raises(ValueError, match="verdicts for"):
         alignment.outcomes(items, verdicts(items[:-1], set(), set()))
+
+
+@pytest.mark.parametrize("first_place", [0.2, 0.8])
+def test_a_side_is_judged_only_where_it_was_asked_for_and_both_are_there(
+    first_place: float,
+) -> None:
+    items = [i for i in protocol.items(512) if i.group == protocol.TWO]
+    sided = [n for n, i in enumerate(items) if i.relation in alignment.RELATIONS]
+    assert {items[n].relation for n in sided} == {"left of", "right of"}
+    found = verdicts(items, {sided[0]}, set())
+    for n, item in enumerate(items):
+        first, second = (KEYS.index(key) for key in item.subjects)
+        found.across[n, first], found.across[n, second] = first_place, 1 - first_place
+    for n, outcome in enumerate(alignment.outcomes(items, found)):
+        if n not in sided or n == sided[0]:
+            assert outcome.relation is None
+        else:
+            assert outcome.relation == ((items[n].relation == "left of") == (first_place < 0.5))
+    score = alignment.summarise(items, alignment.outcomes(items, found))[protocol.TWO]
+    assert score.relation is not None
+    assert score.relation.count == len(sided) - 1
