@@ -58,7 +58,7 @@ def scene_size(pipeline: TextToImagePipeline) -> int:
 
 
 def renders(items: Sequence[Item], size: int) -> list[Picture]:
-    """The world's own pictures (size, size, 3) of the items: what a perfect generator could draw."""
+    """The world's pictures (size, size, 3) of the items: what a perfect generator could draw."""
     from latentdiff.scenes.catalog import SUBJECTS
     from latentdiff.scenes.world import World
 
