@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import latentdiff.pipelines.notes as notes
 from latentdiff.conditioning.guidance import GuidedDenoiser, Predict
 from latentdiff.conditioning.text import Long, context_mask, encode, encode_prompts, tokenize
 from latentdiff.errors import UserError
@@ -22,7 +23,6 @@ from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.denoiser import Denoiser
 from latentdiff.models.lora.stack import LoraReport, LoraStack
-from latentdiff.pipelines import notes
 from latentdiff.pipelines.batch import (
     Batch,
     Picture,
