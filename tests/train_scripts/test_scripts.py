@@ -71,18 +71,17 @@ def test_vae_and_clip_train_then_the_unet_which_resumes_and_is_not_overwritten(t
 
 
 @pytest.mark.slow
-def test_the_recipe_makes_the_whole_model(tmp_path):
+def test_the_recipe_makes_the_whole_model_and_ships_another_from_its_checkpoint(tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "latentdiff.train_scripts.snowglobe"]
-    tiny = ["--networks", "tiny", "--size", "32", "--scenes", "300", "--early-scenes", "256"]
-    tiny += ["--judge-scenes", "256", "--workers", "2", "--no-warm-compile"]
-    times = ["--total-minutes", "4", "--vae-minutes", "0.5", "--clip-minutes", "0.5"]
-    times += ["--judge-minutes", "0.5", "--tail-minutes", "0.5"]
-    run = ["--run-dir", str(tmp_path / "run")]
-    log = subprocess.run([*command, *tiny, *times, *run], capture_output=True, text=True)
+    run = ["--networks", "tiny", "--size", "32", "--run-dir", str(tmp_path / "run")]
+    run += ["--scenes", "300", "--judge-scenes", "256", "--workers", "2"]
+    log = subprocess.run([*command, *run], capture_output=True, text=True)
     assert log.returncode == 0, log.stdout + log.stderr
     assert (tmp_path / "run" / "snowglobe" / "judge").is_dir()
-    again = subprocess.run([*command, *tiny, *times, *run], capture_output=True, text=True)
+    again = subprocess.run([*command, *run], capture_output=True, text=True)
     assert "text_to_image: done before" in again.stdout
-    follow = ["--follow", str(tmp_path / "out"), "--follow-minutes", "0.1"]
-    subprocess.run([*command, *run, *follow], check=True)
-    assert (tmp_path / "out" / "snowglobe.tar.00").is_file()
+    shipped = subprocess.run(
+        [*command, *run, "--ship", "v1", "--ship-steps", "2"], capture_output=True, text=True
+    )
+    assert shipped.returncode == 0, shipped.stdout + shipped.stderr
+    assert (tmp_path / "run" / "v1" / "model_index.json").is_file()

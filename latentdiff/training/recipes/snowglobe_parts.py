@@ -1,10 +1,9 @@
-"""What the recipe of the embedded model does besides training: encode, assemble, pack."""
+"""What the recipe of the embedded model does besides training: encode the pool, assemble."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from latentdiff import files
 from latentdiff.data.rendered.pixel_pool import PixelPool
 from latentdiff.data.rendered.pool_latents import PoolLatents, build_pool_latents
-from latentdiff.errors import UserError
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.preview import fit_preview
 from latentdiff.pixels import to_pixels
@@ -29,8 +27,6 @@ from latentdiff.scenes.catalog import (
     held_out_subjects,
 )
 from latentdiff.training.frozen import encoder_hash, load_vae
-
-MIB = 2**20
 
 
 def encode_pool(
@@ -88,7 +84,7 @@ def assemble(
     pool: Path,
     judge: Path | None,
     steps: int = 25,
-    guidance: float = 4.0,
+    guidance: float = 2.5,
 ) -> Path:
     """The shippable folder: a diffusers model in half precision, with judge and vision tower.
 
@@ -114,25 +110,3 @@ def assemble(
             json.dumps(facts, indent=1, ensure_ascii=False) + "\n", "utf-8"
         )
     return folder
-
-
-def pack(folders: dict[str, Path], out: Path, name: str, *, part_mib: float = 15.0) -> list[Path]:
-    """A tar of folders (name inside -> folder), cut into parts `NAME.tar.00`, `NAME.tar.01` …
-
-    Put together again with `cat NAME.tar.* | tar x`.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    whole = out / f"{name}.tar"
-    with tarfile.open(whole, "w") as archive:
-        for inside, folder in folders.items():
-            if not folder.is_dir():
-                raise UserError(f"{folder} is no folder; nothing to pack")
-            archive.add(folder, arcname=inside)
-    parts: list[Path] = []
-    with whole.open("rb") as file:
-        while block := file.read(int(part_mib * MIB)):
-            part = out / f"{name}.tar.{len(parts):02d}"
-            part.write_bytes(block)
-            parts.append(part)
-    whole.unlink()
-    return parts

@@ -100,9 +100,3 @@ _BEGIN = time.monotonic()
 def say(text: str) -> None:
     """Print with the minutes since the recipe began."""
     print(f"[{(time.monotonic() - _BEGIN) / 60:5.2f} min] {text}", flush=True)
-
-
-def tidy(log: Path) -> str:
-    """A log with only the last state of each progress bar."""
-    text = log.read_text("utf-8", "replace")
-    return "\n".join(line.rsplit("\r", 1)[-1] for line in text.split("\n"))
