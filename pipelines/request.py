@@ -213,6 +213,24 @@ def _seeds(template: Request, seeds: Sequence[int] | None, count: int) -> Sequen
     return list(seeds)
 
 
+def with_latents(requests: Sequence[Request], latents: Tensor) -> list[Request]:
+    """The requests, each with its row of latents (B, C, h, w) for x_T."""
+    if latents.shape[:1] != (len(requests),):
+        raise UserError(
+            f"latents have shape {tuple(latents.shape)} for {len(requests)} pictures; "
+            "expected one row each"
+        )
+    return [
+        dataclasses.replace(r, given=dataclasses.replace(r.given or Given(), latents=row))
+        for r, row in zip(requests, latents, strict=True)
+    ]
+
+
+def as_list(texts: str | Sequence[str]) -> list[str]:
+    """One text, or several, as a list."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 def draw_seed() -> int:
     """A fresh seed, with room for many pictures above it."""
     import secrets

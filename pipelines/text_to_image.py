@@ -32,8 +32,9 @@ from latentdiff.pipelines.batch import (
     in_order,
     warn_of,
 )
+from latentdiff.pipelines.notes import dropped_words, lost
 from latentdiff.pipelines.recipe import Recipe
-from latentdiff.pipelines.request import Given, Request, draw_seed, several
+from latentdiff.pipelines.request import Given, Request, as_list, draw_seed, several, with_latents
 from latentdiff.pixels import to_images
 from latentdiff.sampling import SeededNoise, check_finite, denoise
 from latentdiff.schedulers import interop
@@ -134,26 +135,16 @@ class TextToImagePipeline:
         )
         requests = several(
             template,
-            [prompt] if isinstance(prompt, str) else list(prompt),
-            negative_prompts=(
-                [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
-            ),
+            as_list(prompt),
+            negative_prompts=as_list(negative_prompt),
             num_images_per_prompt=num_images_per_prompt,
             seeds=seeds,
         )
         if latents is not None:
-            if latents.shape[:1] != (len(requests),):
-                raise UserError(
-                    f"latents have shape {tuple(latents.shape)} for {len(requests)} pictures; "
-                    "expected one row each"
-                )
-            requests = [
-                replace(r, given=Given(latents=x, scheduler=ready))
-                for r, x in zip(requests, latents, strict=True)
-            ]
+            requests = with_latents(requests, latents)
         pictures = tuple(self.draw(requests, batch_size=len(requests), on_step=on_step))
-        dropped = notes.dropped_words(self.bundle.tokenizer, requests)
-        warn_of(notes.lost(dropped), stacklevel=2)
+        dropped = dropped_words(self.bundle.tokenizer, requests)
+        warn_of(lost(dropped), stacklevel=2)
         return TextToImageResult(
             pictures=pictures,
             latents=torch.stack([picture.latents for picture in pictures]),

@@ -34,18 +34,22 @@ class Autoencoder:
 
     @property
     def latent_channels(self) -> int:
+        """C of a latent."""
         return int(self.vae.config.latent_channels)
 
     @property
     def scaling_factor(self) -> float:
+        """What raw latents are multiplied by."""
         return float(self.vae.config.scaling_factor)
 
     @property
     def dtype(self) -> torch.dtype:
+        """What the network computes in."""
         return self.vae.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the network computes."""
         return self.vae.device
 
     def encode_moments(self, pixels: Tensor) -> Tensor:

@@ -45,10 +45,12 @@ class Denoiser:
 
     @property
     def dtype(self) -> torch.dtype:
+        """What the U-Net computes in."""
         return self.unet.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the U-Net computes."""
         return self.unet.device
 
 

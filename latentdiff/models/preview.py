@@ -40,6 +40,7 @@ class Preview:
         return [picture.resize(size, Image.Resampling.BILINEAR) for picture in pictures]
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back."""
         return {"matrix": [list(row) for row in self.matrix], "bias": list(self.bias)}
 
     @classmethod

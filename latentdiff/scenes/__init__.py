@@ -1,0 +1,1 @@
+"""The procedural captioned world behind the embedded model: PIL and numpy, no torch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,39 +15,78 @@ from latentdiff.diffusion.timesteps import Step
 from latentdiff.errors import UserError
 
 
-class GridScheduler:
-    """The grid and the x_0 of a variance-preserving sampler.
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Which timesteps a walk visits.
 
-    Exactly one of num_inference_steps (with spacing and steps_offset) and timesteps (an explicit
-    falling list) is given. clip_sample bounds x_0 to ±clip_sample_range; thresholding bounds it to
-    a percentile of itself instead (Imagen, Saharia et al. 2022, section 2.3).
+    Either num_inference_steps, with spacing and steps_offset (`diffusion.timesteps.grid`), or
+    timesteps: an explicit falling list.
     """
+
+    num_inference_steps: int | None = None
+    timesteps: Sequence[int] | None = None
+    spacing: str = "leading"
+    steps_offset: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.num_inference_steps is None) == (self.timesteps is None):
+            raise UserError("give either num_inference_steps or a list of timesteps, not both")
+
+    def steps(self, num_train_timesteps: int) -> tuple[Step, ...]:
+        """The steps on a schedule of so many timesteps, noisiest first."""
+        T = num_train_timesteps
+        if self.timesteps is not None:
+            return grids.from_timesteps(self.timesteps, num_train_timesteps=T)
+        assert self.num_inference_steps is not None
+        return grids.grid(T, self.num_inference_steps, self.spacing, self.steps_offset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """How far x_0 may go; without either, as far as it likes.
+
+    clip: ±clip. quantile: instead, that quantile of |x_0| of each sample, kept within 1 … largest
+    (Imagen, Saharia et al. 2022, section 2.3).
+    """
+
+    clip: float | None = None
+    quantile: float | None = None
+    largest: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.clip is not None and not self.clip > 0.0:
+            raise UserError(f"clip_sample_range must be above 0, found {self.clip}")
+        if self.quantile is not None and not 0.0 < self.quantile <= 1.0:
+            raise UserError(f"dynamic_thresholding_ratio must lie in (0, 1], found {self.quantile}")
+        if self.quantile is not None and not self.largest >= 1.0:
+            raise UserError(f"sample_max_value must be at least 1, found {self.largest}")
+
+    @property
+    def active(self) -> bool:
+        """Whether x_0 is bounded at all."""
+        return self.clip is not None or self.quantile is not None
+
+    def apply(self, x_0: Tensor) -> Tensor:
+        """x_0 (B, …) within the bounds."""
+        if self.quantile is not None:
+            return dynamic_threshold(x_0, self.quantile, self.largest)
+        return x_0 if self.clip is None else x_0.clamp(-self.clip, self.clip)
+
+
+class GridScheduler:
+    """The grid and the x_0 of a variance-preserving sampler."""
 
     init_noise_sigma: float = 1.0
 
     def __init__(
         self,
         schedule: NoiseSchedule,
+        grid: Grid,
         *,
-        num_inference_steps: int | None = None,
-        timesteps: Sequence[int] | None = None,
-        spacing: str = "leading",
-        steps_offset: int = 0,
         prediction_type: str = "epsilon",
-        clip_sample: bool = False,
-        clip_sample_range: float = 1.0,
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        sample_max_value: float = 1.0,
+        bounds: Bounds | None = None,
     ) -> None:
-        T = schedule.num_train_timesteps
-        if (num_inference_steps is None) == (timesteps is None):
-            raise UserError("give either num_inference_steps or a list of timesteps, not both")
-        if timesteps is not None:
-            self._grid = grids.from_timesteps(timesteps, num_train_timesteps=T)
-        else:
-            assert num_inference_steps is not None
-            self._grid = grids.grid(T, num_inference_steps, spacing, steps_offset)
+        self._grid = grid.steps(schedule.num_train_timesteps)
         self.schedule = schedule
         self.prediction_type: str = check_prediction_type(prediction_type)
         if prediction_type == "epsilon" and schedule.has_zero_terminal_snr:
@@ -55,17 +95,7 @@ class GridScheduler:
                 "nothing of x_0; use a checkpoint with 'v_prediction' or 'sample', or a schedule "
                 "without rescale_betas_zero_snr"
             )
-        if clip_sample and not clip_sample_range > 0.0:
-            raise UserError(f"clip_sample_range must be above 0, found {clip_sample_range}")
-        if thresholding and not 0.0 < dynamic_thresholding_ratio <= 1.0:
-            raise UserError(
-                f"dynamic_thresholding_ratio must lie in (0, 1], found {dynamic_thresholding_ratio}"
-            )
-        if thresholding and not sample_max_value >= 1.0:
-            raise UserError(f"sample_max_value must be at least 1, found {sample_max_value}")
-        self.clip_range = clip_sample_range if clip_sample and not thresholding else None
-        self.threshold_ratio = dynamic_thresholding_ratio if thresholding else None
-        self.threshold_max = sample_max_value
+        self.bounds = bounds or Bounds()
 
     def grid(self) -> tuple[Step, ...]:
         """All steps, noisiest first."""
@@ -89,18 +119,6 @@ class GridScheduler:
             prediction_type=self.prediction_type,
             alpha_bar_prev=float(self.schedule.alpha_bar_prev[t]),
         )
-
-    def _bounded(self, x_0: Tensor) -> Tensor:
-        """x_0 within the bounds that the checkpoint's config asks for."""
-        if self.clip_range is not None:
-            return x_0.clamp(-self.clip_range, self.clip_range)
-        if self.threshold_ratio is not None:
-            return dynamic_threshold(x_0, self.threshold_ratio, self.threshold_max)
-        return x_0
-
-    @property
-    def _bounds(self) -> bool:
-        return self.clip_range is not None or self.threshold_ratio is not None
 
 
 def dynamic_threshold(x_0: Tensor, ratio: float, max_value: float) -> Tensor:

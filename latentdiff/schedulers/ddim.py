@@ -16,7 +16,7 @@ from latentdiff.diffusion.noise_schedule import NoiseSchedule
 from latentdiff.diffusion.prediction import eps_to_x_0, to_eps, x_0_to_eps
 from latentdiff.diffusion.timesteps import Step
 from latentdiff.errors import UserError
-from latentdiff.schedulers.base import GridScheduler, required_noise, working
+from latentdiff.schedulers.base import Bounds, Grid, GridScheduler, required_noise, working
 from latentdiff.schedulers.protocol import StepResult
 
 
@@ -28,40 +28,21 @@ class DDIM(GridScheduler):
     sigma_hat: the σ̂ variant (DDIM section 5.1 and appendix D.3): the direction of η = 1 with noise
     of the larger std √(1−ᾱ_t/ᾱ_prev), none in the last step; eta must be 1.
     eps_from_clipped_x_0: where x_0 is clipped, derive ε̂ from it again (diffusers'
-    `use_clipped_model_output`). Other arguments: see GridScheduler.
+    `use_clipped_model_output`). bounds: of x_0.
     """
 
     def __init__(
         self,
         schedule: NoiseSchedule,
+        grid: Grid,
         *,
-        num_inference_steps: int | None = None,
-        timesteps: Sequence[int] | None = None,
-        spacing: str = "leading",
-        steps_offset: int = 0,
         eta: float = 0.0,
         sigma_hat: bool = False,
         prediction_type: str = "epsilon",
-        clip_sample: bool = False,
-        clip_sample_range: float = 1.0,
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        sample_max_value: float = 1.0,
+        bounds: Bounds | None = None,
         eps_from_clipped_x_0: bool = False,
     ) -> None:
-        super().__init__(
-            schedule,
-            num_inference_steps=num_inference_steps,
-            timesteps=timesteps,
-            spacing=spacing,
-            steps_offset=steps_offset,
-            prediction_type=prediction_type,
-            clip_sample=clip_sample,
-            clip_sample_range=clip_sample_range,
-            thresholding=thresholding,
-            dynamic_thresholding_ratio=dynamic_thresholding_ratio,
-            sample_max_value=sample_max_value,
-        )
+        super().__init__(schedule, grid, prediction_type=prediction_type, bounds=bounds)
         largest = largest_eta(schedule, self.grid())
         if not 0.0 <= eta <= largest:
             shown = "inf" if math.isinf(largest) else f"{math.floor(largest * 1e6) / 1e6:.6f}"
@@ -94,8 +75,8 @@ class DDIM(GridScheduler):
         """One move from step.t to step.t_prev; (B, …) in, x's dtype out."""
         said, x_t = working(prediction, x)
         alpha_bar, alpha_bar_prev = self.levels(step)
-        x_0 = self._bounded(self._predicted_x_0(said, x_t, step))
-        if self._bounds and self.eps_from_clipped_x_0:
+        x_0 = self.bounds.apply(self._predicted_x_0(said, x_t, step))
+        if self.bounds.active and self.eps_from_clipped_x_0:
             eps = x_0_to_eps(x_0, x_t, alpha_bar)
         else:
             eps = to_eps(
@@ -126,21 +107,11 @@ class DDIMInverse(GridScheduler):
     def __init__(
         self,
         schedule: NoiseSchedule,
+        grid: Grid,
         *,
-        num_inference_steps: int | None = None,
-        timesteps: Sequence[int] | None = None,
-        spacing: str = "leading",
-        steps_offset: int = 0,
         prediction_type: str = "epsilon",
     ) -> None:
-        super().__init__(
-            schedule,
-            num_inference_steps=num_inference_steps,
-            timesteps=timesteps,
-            spacing=spacing,
-            steps_offset=steps_offset,
-            prediction_type=prediction_type,
-        )
+        super().__init__(schedule, grid, prediction_type=prediction_type)
         self._grid = grids.reverse(self._grid)
 
     def needs_noise(self, step: Step) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -13,7 +12,7 @@ from latentdiff.diffusion.noise_schedule import NoiseSchedule
 from latentdiff.diffusion.prediction import x_0_to_posterior_mean
 from latentdiff.diffusion.timesteps import Step
 from latentdiff.errors import unknown_name
-from latentdiff.schedulers.base import GridScheduler, required_noise, working
+from latentdiff.schedulers.base import Bounds, Grid, GridScheduler, required_noise, working
 from latentdiff.schedulers.protocol import StepResult
 
 Variance = Literal["fixed_small", "fixed_large", "zero"]
@@ -25,38 +24,19 @@ class DDPM(GridScheduler):
 
     variance: σ_t² is β̃_t ("fixed_small"), β_t ("fixed_large") or 0 ("zero"). On a sub-sequence
     β_t is the respaced 1 − ᾱ_t/ᾱ_prev. The last step adds no noise (algorithm 2, line 3).
-    Other arguments: see GridScheduler. Raises UserError for a combination that cannot be sampled.
+    bounds: of x_0. Raises UserError for a combination that cannot be sampled.
     """
 
     def __init__(
         self,
         schedule: NoiseSchedule,
+        grid: Grid,
         *,
-        num_inference_steps: int | None = None,
-        timesteps: Sequence[int] | None = None,
-        spacing: str = "leading",
-        steps_offset: int = 0,
         variance: str = "fixed_small",
         prediction_type: str = "epsilon",
-        clip_sample: bool = False,
-        clip_sample_range: float = 1.0,
-        thresholding: bool = False,
-        dynamic_thresholding_ratio: float = 0.995,
-        sample_max_value: float = 1.0,
+        bounds: Bounds | None = None,
     ) -> None:
-        super().__init__(
-            schedule,
-            num_inference_steps=num_inference_steps,
-            timesteps=timesteps,
-            spacing=spacing,
-            steps_offset=steps_offset,
-            prediction_type=prediction_type,
-            clip_sample=clip_sample,
-            clip_sample_range=clip_sample_range,
-            thresholding=thresholding,
-            dynamic_thresholding_ratio=dynamic_thresholding_ratio,
-            sample_max_value=sample_max_value,
-        )
+        super().__init__(schedule, grid, prediction_type=prediction_type, bounds=bounds)
         if variance not in VARIANCES:
             raise unknown_name("variance", variance, VARIANCES)
         self.variance = variance
@@ -81,7 +61,7 @@ class DDPM(GridScheduler):
         """One move from step.t to step.t_prev; (B, …) in, x's dtype out."""
         said, x_t = working(prediction, x)
         alpha_bar, alpha_bar_prev = self.levels(step)
-        x_0 = self._bounded(self._predicted_x_0(said, x_t, step))
+        x_0 = self.bounds.apply(self._predicted_x_0(said, x_t, step))
         if alpha_bar_prev == alpha_bar:
             moved = x_t  # no way to go, as at t = 0 of a checkpoint whose last ᾱ is ᾱ_0
         else:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from latentdiff.errors import UserError
+from latentdiff.schedulers.base import Bounds, Grid
 from latentdiff.schedulers.ddim import DDIM, DDIMInverse
 from latentdiff.schedulers.ddpm import DDPM
 from latentdiff.schedulers.foreign import ForeignScheduler, make_foreign
@@ -63,32 +63,56 @@ def build(
             timesteps=timesteps,
             eta=eta,
         )
-    grid: dict[str, Any] = {
-        "num_inference_steps": num_inference_steps,
-        "timesteps": timesteps,
-        "spacing": spacing if spacing is not None else config.timestep_spacing,
-        "steps_offset": config.steps_offset,
-        "prediction_type": config.prediction_type,
-    }
-    bounds: dict[str, Any] = {
-        "clip_sample": config.clip_sample,
-        "clip_sample_range": config.clip_sample_range,
-        "thresholding": config.thresholding,
-        "dynamic_thresholding_ratio": config.dynamic_thresholding_ratio,
-        "sample_max_value": config.sample_max_value,
-    }
-    kind = OURS[wanted]
-    schedule = config.noise_schedule()
-    if kind == "ddim":
-        _unused(wanted, variance=variance)
-        return DDIM(schedule, eta=eta or 0.0, sigma_hat=sigma_hat, **grid, **bounds)
-    _unused(wanted, eta=eta or None, sigma_hat=sigma_hat)
-    if kind == "ddim-inverse":
-        _unused(wanted, variance=variance)
-        return DDIMInverse(schedule, **grid)
+    grid = Grid(
+        num_inference_steps=num_inference_steps,
+        timesteps=timesteps,
+        spacing=spacing if spacing is not None else config.timestep_spacing,
+        steps_offset=config.steps_offset,
+    )
+    return _ours(wanted, config, grid, eta=eta or 0.0, sigma_hat=sigma_hat, variance=variance)
+
+
+def _ours(
+    name: str,
+    config: SchedulerConfig,
+    grid: Grid,
+    *,
+    eta: float,
+    sigma_hat: bool,
+    variance: str | None,
+) -> Scheduler:
+    """One of this package's own samplers."""
+    schedule, bounds = config.noise_schedule(), _bounds(config)
+    if OURS[name] == "ddim":
+        _unused(name, variance=variance)
+        return DDIM(
+            schedule,
+            grid,
+            eta=eta,
+            sigma_hat=sigma_hat,
+            prediction_type=config.prediction_type,
+            bounds=bounds,
+        )
+    _unused(name, eta=eta or None, sigma_hat=sigma_hat)
+    if OURS[name] == "ddim-inverse":
+        _unused(name, variance=variance)
+        return DDIMInverse(schedule, grid, prediction_type=config.prediction_type)
     chosen = variance if variance is not None else _variance(config.variance_type)
     # diffusers' DDPM knows no set_alpha_to_one: its last step always leads to clean data.
-    return DDPM(schedule.with_final_alpha_bar(1.0), variance=chosen, **grid, **bounds)
+    return DDPM(
+        schedule.with_final_alpha_bar(1.0),
+        grid,
+        variance=chosen,
+        prediction_type=config.prediction_type,
+        bounds=bounds,
+    )
+
+
+def _bounds(config: SchedulerConfig) -> Bounds:
+    """What the config says of x_0; as in diffusers, thresholding stands in place of clipping."""
+    if config.thresholding:
+        return Bounds(quantile=config.dynamic_thresholding_ratio, largest=config.sample_max_value)
+    return Bounds(clip=config.clip_sample_range if config.clip_sample else None)
 
 
 def _unused(scheduler: str, **arguments: object) -> None:

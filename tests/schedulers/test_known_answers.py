@@ -9,6 +9,7 @@ from known_answers import GAUSSIAN, TWO_PEAKS, Mixture, normals, walk
 
 from latentdiff.diffusion.noise_schedule import linear, scaled_linear
 from latentdiff.diffusion.timesteps import with_strength
+from latentdiff.schedulers.base import Grid
 from latentdiff.schedulers.ddim import DDIM, DDIMInverse
 from latentdiff.schedulers.ddpm import DDPM
 
@@ -23,7 +24,7 @@ def test_ddim_converges_to_the_probability_flow_with_order_one(data, spacing):
     truth = data.transport(Z, START, 1.0)
     errors = []
     for n in (25, 50, 100, 200):
-        made = walk(DDIM(SCHEDULE, num_inference_steps=n, spacing=spacing), data, Z)
+        made = walk(DDIM(SCHEDULE, Grid(num_inference_steps=n, spacing=spacing)), data, Z)
         errors.append(float((made - truth).abs().mean()))
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert all(0.75 < order < 1.25 for order in orders), orders
@@ -32,7 +33,7 @@ def test_ddim_converges_to_the_probability_flow_with_order_one(data, spacing):
 
 def test_ddim_on_a_gaussian_is_the_product_of_its_steps():
     """DDIM is linear there: each step maps (mean, std) to a number that can be written down."""
-    scheduler = DDIM(SCHEDULE, num_inference_steps=7, spacing="quadratic")
+    scheduler = DDIM(SCHEDULE, Grid(num_inference_steps=7, spacing="quadratic"))
     made = walk(scheduler, GAUSSIAN, Z)
     slope, offset = 1.0, 0.0
     for step in scheduler.grid():
@@ -49,8 +50,9 @@ def test_ddim_on_a_gaussian_is_the_product_of_its_steps():
 @pytest.mark.parametrize("kind", ["sample", "v_prediction"])
 def test_the_kind_of_prediction_does_not_change_the_path(kind):
     for cls in (DDIM, DDIMInverse):
-        of_eps = walk(cls(SCHEDULE, num_inference_steps=12, spacing="trailing"), TWO_PEAKS, Z)
-        other = cls(SCHEDULE, num_inference_steps=12, spacing="trailing", prediction_type=kind)
+        grid = Grid(num_inference_steps=12, spacing="trailing")
+        of_eps = walk(cls(SCHEDULE, grid), TWO_PEAKS, Z)
+        other = cls(SCHEDULE, grid, prediction_type=kind)
         torch.testing.assert_close(walk(other, TWO_PEAKS, Z), of_eps, rtol=1e-9, atol=1e-9)
 
 
@@ -59,7 +61,9 @@ def test_the_inverse_leads_data_back_to_its_noise_with_order_one(data):
     picture = data.transport(Z, START, 1.0)
     errors = []
     for n in (125, 250, 500):
-        back = walk(DDIMInverse(SCHEDULE, num_inference_steps=n, spacing="trailing"), data, picture)
+        back = walk(
+            DDIMInverse(SCHEDULE, Grid(num_inference_steps=n, spacing="trailing")), data, picture
+        )
         errors.append(float((back - Z).abs().mean()))
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert all(0.6 < order < 1.3 for order in orders), orders
@@ -69,9 +73,9 @@ def test_the_inverse_leads_data_back_to_its_noise_with_order_one(data):
 def test_there_and_back_again_closes_with_more_steps():
     gaps = []
     for n in (20, 80, 320):
-        settings = {"num_inference_steps": n, "spacing": "trailing"}
-        noise = walk(DDIMInverse(SCHEDULE, **settings), TWO_PEAKS, Z)
-        again = walk(DDIM(SCHEDULE, **settings), TWO_PEAKS, noise)
+        grid = Grid(num_inference_steps=n, spacing="trailing")
+        noise = walk(DDIMInverse(SCHEDULE, grid), TWO_PEAKS, Z)
+        again = walk(DDIM(SCHEDULE, grid), TWO_PEAKS, noise)
         gaps.append(float((again - Z).abs().mean()))
     assert gaps[0] > 2.5 * gaps[1] > 2.5 * 2.5 * gaps[2]
 
@@ -81,7 +85,7 @@ def test_there_and_back_again_closes_with_more_steps():
 def test_ddpm_samples_have_the_datas_mean_and_variance(variance, data):
     count = 40_000
     generator = torch.Generator().manual_seed(0)
-    scheduler = DDPM(SCHEDULE, num_inference_steps=500, spacing="trailing", variance=variance)
+    scheduler = DDPM(SCHEDULE, Grid(num_inference_steps=500, spacing="trailing"), variance=variance)
     x = torch.randn(1, 1, 1, count, generator=generator)
     made = walk(scheduler, data, x, generator)
     mean, var = data.mean_and_variance()
@@ -109,7 +113,9 @@ def test_ddpm_draws_a_correlated_gaussian():
     mean = torch.tensor([0.5, -0.3], dtype=torch.float64)
     cov = torch.tensor([[0.8, 0.5], [0.5, 0.6]], dtype=torch.float64)
     schedule = linear(1000)
-    scheduler = DDPM(schedule, num_inference_steps=200, spacing="trailing", variance="fixed_large")
+    scheduler = DDPM(
+        schedule, Grid(num_inference_steps=200, spacing="trailing"), variance="fixed_large"
+    )
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(60_000, 2, generator=generator, dtype=torch.float64)
     for step in scheduler.grid():
@@ -130,7 +136,9 @@ def test_ddpm_converges_to_the_covariance_with_order_one(variance):
     cov = torch.tensor([[0.8, 0.5], [0.5, 0.6]], dtype=torch.float64)
     errors = []
     for n in (50, 100, 200, 400):
-        scheduler = DDPM(linear(1000), num_inference_steps=n, spacing="trailing", variance=variance)
+        scheduler = DDPM(
+            linear(1000), Grid(num_inference_steps=n, spacing="trailing"), variance=variance
+        )
         _m, c = ddpm_moments(scheduler, mean, cov)
         errors.append(float((c - cov).abs().max()))
     orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
@@ -140,7 +148,9 @@ def test_ddpm_converges_to_the_covariance_with_order_one(variance):
 @pytest.mark.parametrize("n", [1, 5, 40])
 def test_fixed_large_is_exact_for_standard_normal_data(n):
     """Then x_t is N(0, 1) at every t and the reverse step's variance is β_t (DDPM section 3.2)."""
-    scheduler = DDPM(SCHEDULE, num_inference_steps=n, spacing="trailing", variance="fixed_large")
+    scheduler = DDPM(
+        SCHEDULE, Grid(num_inference_steps=n, spacing="trailing"), variance="fixed_large"
+    )
     for step in scheduler.grid()[:-1]:
         a, a_prev = scheduler.levels(step)
         slope = math.sqrt(a / a_prev)  # E[x_{t-1} | x_t] = √α·x_t
@@ -154,7 +164,7 @@ def test_fixed_large_is_exact_for_standard_normal_data(n):
 def test_fixed_small_is_exact_for_data_that_is_one_point(n):
     """Then the posterior given x_0 is the reverse step itself (DDPM section 3.2)."""
     point = Mixture((0.6,), (0.0,), (1.0,))
-    scheduler = DDPM(SCHEDULE, num_inference_steps=n, spacing="trailing")
+    scheduler = DDPM(SCHEDULE, Grid(num_inference_steps=n, spacing="trailing"))
     generator = torch.Generator().manual_seed(0)
     grid = scheduler.grid()
     made = walk(scheduler, point, Z, generator)
@@ -170,8 +180,8 @@ def test_fixed_small_is_exact_for_data_that_is_one_point(n):
 
 
 def test_a_cut_grid_takes_half_noised_data_to_the_same_place():
-    steps = DDIM(SCHEDULE, num_inference_steps=400, spacing="trailing").grid()
-    scheduler = DDIM(SCHEDULE, num_inference_steps=400, spacing="trailing")
+    steps = DDIM(SCHEDULE, Grid(num_inference_steps=400, spacing="trailing")).grid()
+    scheduler = DDIM(SCHEDULE, Grid(num_inference_steps=400, spacing="trailing"))
     kept = with_strength(steps, 0.4)
     level = scheduler.levels(kept[0])[0]
     x = TWO_PEAKS.transport(Z, START, level)

@@ -15,6 +15,7 @@ from diffusers.schedulers import scheduling_ddpm
 from known_answers import reference_step
 
 from latentdiff.diffusion.noise_schedule import make_schedule
+from latentdiff.schedulers.base import Bounds, Grid
 from latentdiff.schedulers.ddim import DDIM, DDIMInverse
 from latentdiff.schedulers.ddpm import DDPM
 
@@ -28,14 +29,15 @@ MODES = ("eta 0", "eta 0.5", "eta 1", "fixed_small", "fixed_large")
 
 def pair(mode, table, spacing, n, kind, *, offset=0, clip=None, rescale=False, final_one=True):
     """The same scheduler of diffusers and of ours."""
-    shared = {"prediction_type": kind, "clip_sample": clip is not None}
-    shared["clip_sample_range"] = clip if clip is not None else 1.0
-    theirs_only = shared | table | {"timestep_spacing": spacing, "steps_offset": offset}
+    shared = {"prediction_type": kind}
+    clipped = {"clip_sample": clip is not None, "clip_sample_range": clip or 1.0}
+    theirs_only = shared | clipped | table | {"timestep_spacing": spacing, "steps_offset": offset}
     theirs_only["rescale_betas_zero_snr"] = rescale
     schedule = make_schedule(table["beta_schedule"], 1000, *list(table.values())[1:])
     if rescale:
         schedule = schedule.rescale_zero_terminal_snr()
-    shared |= {"num_inference_steps": n, "spacing": spacing, "steps_offset": offset}
+    grid = Grid(num_inference_steps=n, spacing=spacing, steps_offset=offset)
+    shared |= {"grid": grid, "bounds": Bounds(clip=clip)}
     if mode.startswith("eta"):
         if not final_one:
             schedule = schedule.with_final_alpha_bar(float(schedule.alpha_bar[0]))
@@ -221,7 +223,10 @@ def test_dynamic_thresholding_equals_diffusers(name):
     theirs = cls(**SD, **settings, prediction_type="sample")
     theirs.set_timesteps(10)
     ours = mine(
-        make_schedule("scaled_linear"), num_inference_steps=10, prediction_type="sample", **settings
+        make_schedule("scaled_linear"),
+        Grid(num_inference_steps=10),
+        prediction_type="sample",
+        bounds=Bounds(quantile=0.9, largest=1.5),
     )
     step = ours.grid()[-1]
     x, said, _ = moment(ours, step, "sample", 3)
@@ -249,9 +254,7 @@ def test_inverse_steps_equal_diffusers(spacing, offset):
     theirs.set_timesteps(25)
     ours = DDIMInverse(
         make_schedule("scaled_linear"),
-        num_inference_steps=25,
-        spacing=spacing,
-        steps_offset=offset,
+        Grid(num_inference_steps=25, spacing=spacing, steps_offset=offset),
     )
     assert [step.t for step in ours.grid()] == theirs.timesteps.tolist()
     for step in ours.grid():

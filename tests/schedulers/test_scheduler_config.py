@@ -67,7 +67,7 @@ def test_sd15s_pndm_folder_gives_its_schedule_to_ddim():
     ddim = interop.build("ddim", config, 50)
     assert isinstance(ddim, DDIM)
     assert [step.t for step in ddim.grid()[:2]] == [981, 961]
-    assert ddim.clip_range is None
+    assert ddim.bounds.clip is None
     theirs = diffusers.DDIMScheduler.from_config(SD15)
     theirs.set_timesteps(50)
     assert [step.t for step in ddim.grid()] == theirs.timesteps.tolist()
@@ -158,12 +158,12 @@ def test_a_changed_setting_is_written():
 
 def test_clipping_is_for_the_configs_that_ask_for_it():
     silent = {"_class_name": "PNDMScheduler"}
-    assert interop.build("ddim", interop.read_config(silent), 5).clip_range is None
+    assert interop.build("ddim", interop.read_config(silent), 5).bounds.clip is None
     for name in ("DDIMScheduler", "DDPMScheduler"):  # on by default in diffusers
         config = interop.read_config({"_class_name": name, "clip_sample_range": 2.0})
-        assert interop.build(None, config, 5).clip_range == 2.0
+        assert interop.build(None, config, 5).bounds.clip == 2.0
     asked = interop.read_config(silent | {"clip_sample": True})
-    assert interop.build("ddpm", asked, 5).clip_range == 1.0
+    assert interop.build("ddpm", asked, 5).bounds.clip == 1.0
 
 
 def test_the_stable_diffusion_reading_names_what_it_changes():

@@ -10,18 +10,20 @@ from latentdiff.diffusion.noise_schedule import from_betas, scaled_linear
 from latentdiff.diffusion.prediction import x_0_to_posterior_mean
 from latentdiff.diffusion.timesteps import Step
 from latentdiff.errors import UserError
+from latentdiff.schedulers.base import Bounds, Grid
 from latentdiff.schedulers.ddim import DDIM, DDIMInverse, largest_eta
 from latentdiff.schedulers.ddpm import DDPM
 
 SCHEDULE = scaled_linear()
+FIVE = Grid(num_inference_steps=5)
 GENERATOR = torch.Generator().manual_seed(0)
 X, SAID, NOISE = torch.randn(3, 2, 4, 5, 5, generator=GENERATOR, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "quadratic"])
 def test_ddim_at_eta_one_is_ddpm_with_the_small_variance(spacing):
-    settings = {"num_inference_steps": 20, "spacing": spacing}
-    ddpm, ddim = DDPM(SCHEDULE, **settings), DDIM(SCHEDULE, eta=1.0, **settings)
+    grid = Grid(num_inference_steps=20, spacing=spacing)
+    ddpm, ddim = DDPM(SCHEDULE, grid), DDIM(SCHEDULE, grid, eta=1.0)
     for step in ddpm.grid():
         assert ddpm.needs_noise(step) == ddim.needs_noise(step)
         a, b = ddpm.step(SAID, X, step, NOISE), ddim.step(SAID, X, step, NOISE)
@@ -30,19 +32,19 @@ def test_ddim_at_eta_one_is_ddpm_with_the_small_variance(spacing):
 
 
 def test_the_sigma_hat_variant_is_ddpm_with_the_large_variance():
-    settings = {"num_inference_steps": 20, "spacing": "trailing"}
-    ddpm = DDPM(SCHEDULE, variance="fixed_large", **settings)
-    hat = DDIM(SCHEDULE, eta=1.0, sigma_hat=True, **settings)
+    grid = Grid(num_inference_steps=20, spacing="trailing")
+    ddpm = DDPM(SCHEDULE, grid, variance="fixed_large")
+    hat = DDIM(SCHEDULE, grid, eta=1.0, sigma_hat=True)
     for step in ddpm.grid():
         assert ddpm.needs_noise(step) == hat.needs_noise(step) == (step.t_prev >= 0)
         a, b = ddpm.step(SAID, X, step, NOISE), hat.step(SAID, X, step, NOISE)
         torch.testing.assert_close(a.x, b.x, rtol=1e-9, atol=1e-9)
     with pytest.raises(UserError, match="eta 1 alone"):
-        DDIM(SCHEDULE, eta=0.5, sigma_hat=True, **settings)
+        DDIM(SCHEDULE, grid, eta=0.5, sigma_hat=True)
 
 
 def test_variance_zero_walks_along_the_posterior_means():
-    ddpm = DDPM(SCHEDULE, num_inference_steps=5, spacing="trailing", variance="zero")
+    ddpm = DDPM(SCHEDULE, Grid(num_inference_steps=5, spacing="trailing"), variance="zero")
     for step in ddpm.grid():
         assert not ddpm.needs_noise(step)
         result = ddpm.step(SAID, X, step)
@@ -55,20 +57,20 @@ def test_variance_zero_walks_along_the_posterior_means():
     [(10, "leading", 1, 1.007), (50, "leading", 1, 1.046), (50, "trailing", 0, 1.372)],
 )
 def test_eta_reaches_the_largest_value_of_its_grid_and_not_beyond(n, spacing, offset, largest):
-    settings = {"num_inference_steps": n, "spacing": spacing, "steps_offset": offset}
-    bound = largest_eta(SCHEDULE, DDIM(SCHEDULE, **settings).grid())
+    grid = Grid(num_inference_steps=n, spacing=spacing, steps_offset=offset)
+    bound = largest_eta(SCHEDULE, DDIM(SCHEDULE, grid).grid())
     assert bound == pytest.approx(largest, abs=5e-4)
-    at_most = DDIM(SCHEDULE, eta=bound, **settings)
+    at_most = DDIM(SCHEDULE, grid, eta=bound)
     made = walk(at_most, TWO_PEAKS, normals(64), torch.Generator().manual_seed(0))
     assert bool(torch.isfinite(made).all())
     with pytest.raises(UserError) as error:
-        DDIM(SCHEDULE, eta=bound + 1e-4, **settings)
+        DDIM(SCHEDULE, grid, eta=bound + 1e-4)
     named = float(str(error.value).split("…")[1].split()[0])
     assert bound - 1e-6 <= named <= bound
-    DDIM(SCHEDULE, eta=named, **settings)
+    DDIM(SCHEDULE, grid, eta=named)
     for eta in (-0.1, float("nan")):
         with pytest.raises(UserError, match="eta"):
-            DDIM(SCHEDULE, eta=eta, **settings)
+            DDIM(SCHEDULE, grid, eta=eta)
 
 
 def test_a_larger_eta_would_have_been_nan_in_diffusers():
@@ -83,10 +85,11 @@ def test_a_larger_eta_would_have_been_nan_in_diffusers():
 @pytest.mark.parametrize("cls", [DDPM, DDIM, DDIMInverse])
 def test_eps_prediction_under_zero_terminal_snr_is_refused(cls):
     rescaled = SCHEDULE.rescale_zero_terminal_snr()
+    grid = Grid(num_inference_steps=10, spacing="trailing")
     with pytest.raises(UserError, match="zero terminal SNR"):
-        cls(rescaled, num_inference_steps=10, spacing="trailing")
+        cls(rescaled, grid)
     for kind in ("sample", "v_prediction", "posterior_mean"):
-        scheduler = cls(rescaled, num_inference_steps=10, spacing="trailing", prediction_type=kind)
+        scheduler = cls(rescaled, grid, prediction_type=kind)
         for step in scheduler.grid():
             assert bool(torch.isfinite(scheduler.step(SAID, X, step, NOISE).x).all())
 
@@ -95,9 +98,13 @@ def test_eps_prediction_under_zero_terminal_snr_is_refused(cls):
 def test_a_posterior_mean_network_is_read_at_its_training_step(cls):
     """It was trained on neighbours t, t − 1, whatever grid it is sampled on."""
     scheduler = cls(
-        SCHEDULE, num_inference_steps=10, spacing="trailing", prediction_type="posterior_mean"
+        SCHEDULE,
+        Grid(num_inference_steps=10, spacing="trailing"),
+        prediction_type="posterior_mean",
     )
-    plain = cls(SCHEDULE, num_inference_steps=10, spacing="trailing", prediction_type="sample")
+    plain = cls(
+        SCHEDULE, Grid(num_inference_steps=10, spacing="trailing"), prediction_type="sample"
+    )
     for step in scheduler.grid():
         a, before = SCHEDULE.alpha_bar[step.t], SCHEDULE.alpha_bar_prev[step.t]
         said = x_0_to_posterior_mean(SAID, X, a, before)
@@ -106,7 +113,7 @@ def test_a_posterior_mean_network_is_read_at_its_training_step(cls):
 
 
 def test_the_result_has_the_samples_dtype_whatever_the_prediction_has():
-    ddim = DDIM(SCHEDULE, num_inference_steps=10)
+    ddim = DDIM(SCHEDULE, Grid(num_inference_steps=10))
     step = ddim.grid()[3]
     result = ddim.step(SAID.bfloat16(), X.float(), step)
     assert result.x.dtype == result.x_0.dtype == torch.float32
@@ -116,8 +123,8 @@ def test_the_result_has_the_samples_dtype_whatever_the_prediction_has():
 
 def test_the_last_x_is_the_clean_data_it_aimed_at():
     for scheduler in (
-        DDPM(SCHEDULE, num_inference_steps=10, variance="fixed_large"),
-        DDIM(SCHEDULE, num_inference_steps=10, eta=0.7),
+        DDPM(SCHEDULE, Grid(num_inference_steps=10), variance="fixed_large"),
+        DDIM(SCHEDULE, Grid(num_inference_steps=10), eta=0.7),
     ):
         last = scheduler.grid()[-1]
         assert not scheduler.needs_noise(last)
@@ -129,9 +136,9 @@ def test_no_way_to_go_leaves_the_sample_where_it_is():
     """t = 0 of a checkpoint whose own final ᾱ is ᾱ_0."""
     schedule = SCHEDULE.with_final_alpha_bar(float(SCHEDULE.alpha_bar[0]))
     for scheduler in (
-        DDIM(schedule, num_inference_steps=10),
-        DDIM(schedule, num_inference_steps=10, eta=1.0),
-        DDPM(schedule, num_inference_steps=10),
+        DDIM(schedule, Grid(num_inference_steps=10)),
+        DDIM(schedule, Grid(num_inference_steps=10), eta=1.0),
+        DDPM(schedule, Grid(num_inference_steps=10)),
     ):
         step = scheduler.grid()[-1]
         assert (step.t, step.t_prev) == (0, -1)
@@ -139,7 +146,7 @@ def test_no_way_to_go_leaves_the_sample_where_it_is():
 
 
 def test_missing_or_misshapen_noise_is_noticed():
-    ddpm = DDPM(SCHEDULE, num_inference_steps=10)
+    ddpm = DDPM(SCHEDULE, Grid(num_inference_steps=10))
     step = ddpm.grid()[0]
     assert ddpm.needs_noise(step)
     with pytest.raises(ValueError, match="needs_noise"):
@@ -152,7 +159,7 @@ def test_missing_or_misshapen_noise_is_noticed():
 
 def test_any_pair_can_be_stepped():
     """A step is a pair of levels, not a place in a list: 800 → 100 → data lands where DDIM says."""
-    ddim = DDIM(SCHEDULE, timesteps=[999])
+    ddim = DDIM(SCHEDULE, Grid(timesteps=[999]))
     step = Step(800, 100)
     a, a_prev = float(SCHEDULE.alpha_bar[800]), float(SCHEDULE.alpha_bar[100])
     x_0 = (X - math.sqrt(1 - a) * SAID) / math.sqrt(a)
@@ -163,28 +170,25 @@ def test_any_pair_can_be_stepped():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "either"),
-        ({"num_inference_steps": 5, "timesteps": [3]}, "either"),
-        ({"num_inference_steps": 5, "variance": "fixed_smal"}, "fixed_small"),
-        ({"num_inference_steps": 5, "prediction_type": "velocity"}, "prediction type"),
-        ({"num_inference_steps": 5, "clip_sample": True, "clip_sample_range": 0.0}, "above 0"),
-        ({"num_inference_steps": 5, "thresholding": True, "sample_max_value": 0.5}, "at least 1"),
-        (
-            {"num_inference_steps": 5, "thresholding": True, "dynamic_thresholding_ratio": 1.5},
-            r"\(0, 1\]",
-        ),
-        ({"num_inference_steps": 1001}, "1 … 1000"),
-        ({"timesteps": [1000, 3]}, "lie in"),
+        (lambda: {"grid": Grid()}, "either"),
+        (lambda: {"grid": Grid(num_inference_steps=5, timesteps=[3])}, "either"),
+        (lambda: {"grid": FIVE, "variance": "fixed_smal"}, "fixed_small"),
+        (lambda: {"grid": FIVE, "prediction_type": "velocity"}, "prediction type"),
+        (lambda: {"grid": FIVE, "bounds": Bounds(clip=0.0)}, "above 0"),
+        (lambda: {"grid": FIVE, "bounds": Bounds(quantile=0.9, largest=0.5)}, "at least 1"),
+        (lambda: {"grid": FIVE, "bounds": Bounds(quantile=1.5)}, r"\(0, 1\]"),
+        (lambda: {"grid": Grid(num_inference_steps=1001)}, "1 … 1000"),
+        (lambda: {"grid": Grid(timesteps=[1000, 3])}, "lie in"),
     ],
 )
 def test_settings_that_cannot_be_sampled_are_refused(settings, said):
     with pytest.raises(UserError, match=said):
-        DDPM(SCHEDULE, **settings)
+        DDPM(SCHEDULE, **settings())
 
 
 def test_a_schedule_of_one_step_can_be_sampled():
     one = from_betas([0.5])
     for cls in (DDPM, DDIM):
-        scheduler = cls(one, num_inference_steps=1)
+        scheduler = cls(one, Grid(num_inference_steps=1))
         result = scheduler.step(SAID, X, scheduler.grid()[0])
         torch.testing.assert_close(result.x, (X - math.sqrt(0.5) * SAID) / math.sqrt(0.5))
