@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import latentdiff.pipelines.notes as notes
 from latentdiff.conditioning.guidance import GuidedDenoiser, Predict
 from latentdiff.conditioning.text import Long, context_mask, encode, encode_prompts, tokenize
 from latentdiff.errors import UserError

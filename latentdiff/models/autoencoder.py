@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from latentdiff.models.geometry import latent_factor
+
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -30,7 +32,7 @@ class Autoencoder:
     @property
     def factor(self) -> int:
         """Pixels a latent cell covers along one side (f)."""
-        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+        return latent_factor(self.vae.config)
 
     @property
     def latent_channels(self) -> int:

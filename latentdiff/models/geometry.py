@@ -46,9 +46,14 @@ class Geometry:
                 )
 
 
+def latent_factor(vae: Mapping[str, Any]) -> int:
+    """f of an autoencoder's config: it halves once between two levels."""
+    return int(2 ** (len(vae["block_out_channels"]) - 1))
+
+
 def of_configs(vae: Mapping[str, Any], unet: Mapping[str, Any]) -> Geometry:
     """The geometry of two configs in diffusers' format."""
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    factor = latent_factor(vae)
     own = unet.get("sample_size")
     cells = (own, own) if isinstance(own, int) else own
     return Geometry(
