@@ -53,13 +53,14 @@ def _build(cls: type[C], mapping: Mapping[str, Any], base: C | None, where: str)
     if not isinstance(mapping, Mapping):
         raise UserError(f"{where or 'the config'} holds {mapping!r}; a table of keys was expected")
     hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(typing.cast(Any, cls)) if f.init]
+    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls)) if f.init}
+    names = list(fields)
     for name in mapping:
         if name not in names:
             raise unknown_name(f"key in {where or cls.__name__}", str(name), names)
     values: dict[str, Any] = {}
     for name in names:
-        old = getattr(base, name) if base is not None else None
+        old = getattr(base, name) if base is not None else _nested_default(fields[name])
         if name in mapping:
             values[name] = _convert(hints[name], mapping[name], old, f"{where}.{name}".strip("."))
         elif base is not None:
@@ -68,6 +69,14 @@ def _build(cls: type[C], mapping: Mapping[str, Any], base: C | None, where: str)
         return cls(**values)
     except TypeError as error:
         raise UserError(f"{where or cls.__name__}: {error}") from error
+
+
+def _nested_default(field: dataclasses.Field[Any]) -> Any:
+    """The config that a field holds by default, for the keys that a table leaves out; else None."""
+    made = (
+        field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    )
+    return made if dataclasses.is_dataclass(made) else None
 
 
 def _convert(hint: Any, value: Any, old: Any, where: str) -> Any:

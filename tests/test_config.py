@@ -88,3 +88,20 @@ def test_a_mistake_on_the_command_line_is_one_line_that_helps(argv: list[str], s
     with pytest.raises(UserError, match=said) as caught:
         parse(*argv)
     assert "\n" not in str(caught.value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    steps: int = 1
+    name: str = "plain"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner = dataclasses.field(default_factory=lambda: Inner(name="of the outer"))
+
+
+def test_a_nested_table_keeps_the_outer_configs_defaults() -> None:
+    assert config.from_dict(Outer, {"inner": {"steps": 3}}).inner == Inner(
+        steps=3, name="of the outer"
+    )

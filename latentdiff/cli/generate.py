@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from latentdiff import config as configs
+from latentdiff.cli import loading
 from latentdiff.cli.options import ModelOptions, SamplingOptions
+from latentdiff.cli.stages import Stages
 from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
-    from latentdiff.cli.stages import Stages
     from latentdiff.pipelines.batch import Picture
     from latentdiff.pipelines.request import Request
     from latentdiff.pipelines.text_to_image import TextToImagePipeline
@@ -61,15 +62,10 @@ def main(argv: Sequence[str]) -> int:
     if config.output is not None:
         check_writable(config.output)
 
-    from latentdiff.cli.stages import Stages
-
-    stages = Stages(len(requests))
-    with stages.stage(f"loading {config.networks.model}"):
-        from latentdiff.cli import loading
-
-        pipeline = loading.load(config.networks)
+    pipeline = loading.load(config.networks)
     requests = pipeline.resolve(requests)
     loading.print_notes(notes_on(pipeline, prompts, requests))
+    stages = Stages(len(requests))
     pictures = draw(pipeline, requests, config.sampling.batch_size, stages)
     for path in write(pictures, len(requests), config):
         stages.clear()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from latentdiff.cli.options import ModelOptions
+from latentdiff.cli.stages import Stages
 
 if TYPE_CHECKING:
     from latentdiff.models.lora.formats import LoraFile
@@ -16,19 +17,21 @@ if TYPE_CHECKING:
 
 def load(options: ModelOptions) -> TextToImagePipeline:
     """The pipeline on its device with the LoRAs in its weights; notes go to standard error."""
-    from latentdiff import devices
+    with Stages().stage(f"loading {options.model}"):
+        from latentdiff import devices
 
-    device = devices.find_device(options.device, among=("cuda", "mps", "cpu"))
-    dtype = devices.find_dtype(options.dtype, device)
-    if options.dtype != "auto":
-        print_notes([devices.slow_dtype_note(dtype, device)])
-    loras = read_loras(options.lora)
-    from latentdiff.pipelines.text_to_image import TextToImagePipeline
+        device = devices.find_device(options.device, among=("cuda", "mps", "cpu"))
+        dtype = devices.find_dtype(options.dtype, device)
+        slow = None if options.dtype == "auto" else devices.slow_dtype_note(dtype, device)
+        loras = read_loras(options.lora)
+        from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        pipeline = TextToImagePipeline.from_pretrained(options.model, dtype=dtype, device=device)
-    print_notes([str(w.message) for w in caught if w.category is UserWarning])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pipeline = TextToImagePipeline.from_pretrained(
+                options.model, dtype=dtype, device=device
+            )
+    print_notes([slow, *(str(w.message) for w in caught if w.category is UserWarning)])
     add_loras(pipeline, loras)
     return pipeline
 

@@ -9,7 +9,13 @@ from latentdiff.schedulers.base import Bounds, Grid
 from latentdiff.schedulers.ddim import DDIM, DDIMInverse
 from latentdiff.schedulers.ddpm import DDPM
 from latentdiff.schedulers.foreign import ForeignScheduler, make_foreign
-from latentdiff.schedulers.names import ALIASES, OURS, canonical, known_names
+from latentdiff.schedulers.names import (
+    ALIASES,
+    OURS,
+    canonical,
+    foreign_settings,
+    known_names,
+)
 from latentdiff.schedulers.protocol import Scheduler
 from latentdiff.schedulers.scheduler_config import (
     CONFIG_NAME,
@@ -54,7 +60,7 @@ def build(
     wanted = canonical(name if name is not None else config.class_name)
     if wanted not in OURS:
         _unused(wanted, sigma_hat=sigma_hat, variance=variance)
-        class_name, overrides = ALIASES.get(wanted, (wanted, {}))
+        class_name, overrides = foreign_settings(wanted)
         return make_foreign(
             class_name,
             config,

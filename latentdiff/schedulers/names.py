@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from latentdiff.errors import unknown_name
+from latentdiff.errors import UserError, unknown_name
 
 OURS = {
     "ddim": "ddim",
@@ -36,24 +36,58 @@ ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# Other programs' names for the same: A1111's menu, ComfyUI's menu.
+SPELLINGS = {
+    "dpm++": "dpmsolver++",
+    "dpm++-2m": "dpmsolver++",
+    "dpmpp-2m": "dpmsolver++",
+    "dpm++-2m-sde": "dpmsolver++-sde",
+    "dpmpp-2m-sde": "dpmsolver++-sde",
+    "uni-pc": "unipc",
+    "dpm2": "kdpm2",
+    "dpm-2": "kdpm2",
+    "dpm2-a": "kdpm2-ancestral",
+    "dpm-2-ancestral": "kdpm2-ancestral",
+    "plms": "pndm",
+}
+KARRAS = "-karras"
+"""Ending of a name that asks for the noise levels of Karras et al. 2022, equation 5."""
+
+
 def known_names() -> tuple[str, ...]:
     """The short names that `interop.build` takes; diffusers' class names go as well."""
     return (*(name for name in OURS if not name.endswith("Scheduler")), *ALIASES)
 
 
 def canonical(name: str) -> str:
-    """The spelling that the tables use, or diffusers', for a name in any case.
+    """The spelling that the tables use, or diffusers', for a name as people write it.
 
+    "Euler a", "DPM++ 2M Karras" and "uni_pc" are "euler-a", "dpmsolver++-karras" and "unipc".
     Raises UserError, with the nearest, for an unknown one.
     """
     if name in OURS or name in ALIASES:
         return name
-    short = name.lower().replace("_", "-").replace(" ", "-")
+    short = "-".join(name.lower().replace("_", " ").replace("-", " ").split())
+    ending = KARRAS if short.endswith(KARRAS) else ""
+    short = short.removesuffix(KARRAS)
+    short = SPELLINGS.get(short, short)
+    if short in OURS and ending:
+        raise UserError(
+            f"the scheduler {short!r} has no Karras spacing; try 'dpmsolver++-karras' or "
+            "'euler-karras'"
+        )
     if short in OURS or short in ALIASES:
-        return short
+        return short + ending
     if name.endswith("Scheduler"):
         from latentdiff.schedulers.foreign import foreign_class
 
         if foreign_class(name) is not None:
             return name
     raise unknown_name("scheduler", name, known_names())
+
+
+def foreign_settings(name: str) -> tuple[str, dict[str, Any]]:
+    """diffusers' class for a canonical name, and the settings that the name stands for."""
+    base = name.removesuffix(KARRAS)
+    class_name, settings = ALIASES.get(base, (base, {}))
+    return class_name, settings | ({"use_karras_sigmas": True} if base != name else {})

@@ -22,6 +22,10 @@ FLOORS: list[list[str]] = [
 # Inside a room, in the same order; a room that is not here has no folders.
 INSIDE: dict[str, list[str]] = {
     "pipelines": ["request", "recipe", "png", "batch", "notes", "text_to_image"],
+    "measure": [
+        *("measured_model", "drawing", "photo_classifier", "blind_test"),
+        *("measure_alignment", "measure_autoencoder", "measure_classes"),
+    ],
     "data": [
         *("records", "captions", "buckets", "order", "transforms", "bad_samples"),
         *("decode", "sources", "check", "cache", "rendered"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentdiff import config, files
+from latentdiff.cli.loading import load
 from latentdiff.cli.options import ModelOptions, SamplingOptions
 from latentdiff.progress import Progress
 
@@ -19,12 +20,9 @@ if TYPE_CHECKING:
 
 def open_model(options: ModelOptions) -> MeasuredModel:
     """The model with its LoRAs, under the name that tables print."""
-    from latentdiff.cli.loading import load
-    from latentdiff.cli.stages import Stages
+    pipeline = load(options)
     from latentdiff.measure.measured_model import MeasuredModel
 
-    with Stages().stage(f"loading {options.model}"):
-        pipeline = load(options)
     return MeasuredModel(pipeline=pipeline, name=" + ".join((options.model, *options.lora)))
 
 
