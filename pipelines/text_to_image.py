@@ -141,9 +141,9 @@ class TextToImagePipeline:
         )
         if latents is not None:
             requests = with_latents(requests, latents)
-        pictures = tuple(self.draw(requests, batch_size=len(requests), on_step=on_step))
         dropped = dropped_words(self.bundle.tokenizer, requests)
         warn_of(lost(dropped), stacklevel=2)
+        pictures = tuple(self.draw(requests, batch_size=len(requests), on_step=on_step))
         return TextToImageResult(
             pictures=pictures,
             latents=torch.stack([picture.latents for picture in pictures]),
@@ -157,7 +157,7 @@ class TextToImagePipeline:
         batch_size: int = DEFAULT_BATCH,
         on_step: OnStep | None = None,
     ) -> Iterator[Picture]:
-        """Draw any number of requests: THE batched generator behind every command and measurement.
+        """Draw any number of requests; commands, sample sheets and measurements all draw by this.
 
         All requests are checked when this is called; then pictures come in the requests' order,
         those that can share a batch drawn together, at most `batch_size` at once. Each equals the
@@ -194,7 +194,7 @@ class TextToImagePipeline:
         return self.walk(parts[0])
 
     def walk(self, batch: Batch) -> Iterator[PipelineStep]:
-        """The steps of a batch of resolved requests."""
+        """Context, noise and steps of a batch of resolved requests; `decode` is what follows."""
         request, device = batch.shared, self.bundle.unet.device
         assert request.height is not None and request.width is not None
 
