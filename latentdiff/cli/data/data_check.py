@@ -153,27 +153,26 @@ def _of_model(
     if options.model == "none":
         return None, None
     from latentdiff.data.buckets import assign, make_buckets
-    from latentdiff.models import bundle, geometry, weights
+    from latentdiff.models import bundle, weights
     from latentdiff.models import model_folder as folder
 
     model = folder.resolve(options.model)
     folder.read_layout(model)
     settings = {part: weights.read_json(model / part / "config.json") for part in folder.NETWORKS}
     try:
-        of_model = geometry.of_configs(settings["vae"], settings["unet"])
-        if of_model.own_size is None:
-            raise KeyError("sample_size")
+        factor = 2 ** (len(settings["vae"]["block_out_channels"]) - 1)
+        multiple = factor * 2 ** (len(settings["unet"]["block_out_channels"]) - 1)
+        own = settings["unet"]["sample_size"]
+        size = factor * int(own if isinstance(own, int) else max(own))
         positions = int(settings["text_encoder"].get("max_position_embeddings", 77))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the settings of the model {options.model} lack {error}") from error
     encoder: Any = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=positions))
     tokenizer = bundle.load_tokenizer(model / "tokenizer", encoder)
     buckets = make_buckets(
-        options.resolution or max(of_model.own_size),
-        multiple=of_model.coarsest,
-        max_ratio=options.max_aspect,
+        options.resolution or size, multiple=multiple, max_ratio=options.max_aspect
     )
-    deal = partial(assign, buckets=buckets, multiple=of_model.coarsest, upscale=options.upscale)
+    deal = partial(assign, buckets=buckets, multiple=multiple, upscale=options.upscale)
     return partial(_lengths, tokenizer=tokenizer), deal
 
 
