@@ -22,7 +22,7 @@ def pipe() -> TextToImagePipeline:
 
 
 def test_items_are_drawn_in_order_each_from_its_own_seed(pipe: TextToImagePipeline) -> None:
-    items = protocol.items(3, extras=False)
+    items = protocol.items(4, extras=False)
     done: list[tuple[int, int]] = []
     how = Drawing(
         request=Request(prompt="", num_inference_steps=2, scheduler="ddim"),
@@ -30,7 +30,7 @@ def test_items_are_drawn_in_order_each_from_its_own_seed(pipe: TextToImagePipeli
         progress=lambda *counts: done.append(counts),
     )
     drawn = list(how.items(pipe, items))
-    assert done == [(1, 3), (2, 3), (3, 3)]
+    assert done == [(n, 4) for n in (1, 2, 3, 4)]
     for item, picture in zip(items, drawn, strict=True):
         alone = pipe(item.prompt, seed=item.seed, num_inference_steps=2, scheduler="ddim")
         difference = picture.astype(int) - np.asarray(alone.images[0]).astype(int)
