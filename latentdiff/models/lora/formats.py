@@ -56,7 +56,6 @@ class Pair:
 
     @property
     def rank(self) -> int:
-        """r of the pair: the width between its two matrices."""
         return int(self.down.shape[0])
 
     @property

@@ -89,7 +89,6 @@ class LoraConfig:
 
     @property
     def resolved_alpha(self) -> float:
-        """α, the rank where none was given."""
         return float(self.rank if self.alpha is None else self.alpha)
 
 
