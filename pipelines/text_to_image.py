@@ -114,8 +114,7 @@ class TextToImagePipeline:
         num_images_per_prompt: pictures for each prompt. seed: of the first picture, the k-th has
         seed + k; seeds: one a picture; neither: drawn, and reported. scheduler: a name ("ddim",
         "ddpm", "euler", "dpmsolver++", "unipc", a diffusers class …) or a ready one. latents: x_T
-        (B, C, h, w) of unit variance in place of the seeds' first draw. on_step: called after
-        every step. Raises UserError for what cannot be done.
+        (B, C, h, w) of unit variance in place of the seeds' first draw. on_step: see `draw`.
         """
         ready = None if scheduler is None or isinstance(scheduler, str) else scheduler
         template = Request(
@@ -161,7 +160,8 @@ class TextToImagePipeline:
 
         All requests are checked when this is called; then pictures come in the requests' order,
         those that can share a batch drawn together, at most `batch_size` at once. Each equals the
-        one drawn alone. Leaving the iterator, or an error from `on_step`, stops the drawing.
+        one drawn alone. on_step: called after every step of a batch. Leaving the iterator, or an
+        error from `on_step`, stops the drawing. Raises UserError for what cannot be done.
         """
         resolved = self.resolve(requests)
         parts = batches(resolved, batch_size)
