@@ -37,7 +37,7 @@ def test_a_name_of_another_program_is_understood(written: str, known: str) -> No
     assert names.canonical(known) == known
 
 
-@pytest.mark.parametrize("name", ["euler", "dpmsolver++", "unipc", "heun", "lms"])
+@pytest.mark.parametrize("name", ["euler", "dpmsolver++", "unipc", "heun"])
 def test_karras_spacing_is_diffusers_own(name: str) -> None:
     import diffusers
 
