@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from latentdiff import config as configs
-from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
     from latentdiff.training.run.non_finite import Findings, Kept
@@ -43,14 +42,12 @@ def main(argv: Sequence[str]) -> int:
         "float32, forward and backward, and shows module by module where the numbers stop being "
         "finite, and which samples do it alone.",
     )
-    import torch
-
+    from latentdiff.devices import find_device
     from latentdiff.training.run import non_finite
 
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is cuda, but torch finds no CUDA device")
+    device = find_device(config.device)
     kept = non_finite.read(config.folder)
-    findings = non_finite.debug(kept, non_finite.rebuild(kept), torch.device(config.device))
+    findings = non_finite.debug(kept, non_finite.rebuild(kept), device)
     print(describe(kept, findings, every=config.all))
     return 0
 

@@ -12,12 +12,13 @@ import torch
 from regressor import RegressorTask
 from torch import nn
 
+from latentdiff import devices
 from latentdiff.checkpoints import store as checkpoints
 from latentdiff.errors import UserError
 from latentdiff.training.optimizers import guarded_step as optim
 from latentdiff.training.optimizers.guarded_step import GuardedStep, NonFiniteError, build_optimizer
 from latentdiff.training.optimizers.loss_scale import LossScale
-from latentdiff.training.run import loop, processes
+from latentdiff.training.run import loop
 from latentdiff.training.train_config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -154,7 +155,7 @@ def test_fp16_without_cuda_is_refused_by_name(tmp_path, monkeypatch):
 @pytest.fixture
 def fp16_on_cpu(monkeypatch):
     """The loop's fp16 path, autocast and all, where a CPU stands in for the GPU."""
-    monkeypatch.setattr(processes, "precision", lambda config, device: torch.float16)
+    monkeypatch.setattr(devices, "autocast_dtype", lambda asked, device: torch.float16)
 
 
 def numbers(run_dir: Path, name: str) -> list[float]:

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from latentdiff.devices import cores, has_device
 from latentdiff.errors import UserError
 from latentdiff.training.launch import config_path
 from latentdiff.training.logging import clock
-from latentdiff.training.run.processes import cores
 from latentdiff.training.tasks.text_to_image.text_to_image_config import TextToImageConfig
 from latentdiff.training.train_config import TrainConfig
 
@@ -91,9 +91,7 @@ def launch_line(processes: int) -> list[str]:
     """What starts the script on so many processes of this machine, by the configs that ship."""
     if processes == 1:
         return [sys.executable, "-m", SCRIPT]
-    import torch
-
-    shipped = config_path("gpu8" if torch.cuda.is_available() else "cpu2")
+    shipped = config_path("gpu8" if has_device("cuda") else "cpu2")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(shipped)]
     return [*launch, "--num_processes", str(processes), "-m", SCRIPT]
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from latentdiff import files
 from latentdiff.data.rendered.pixel_pool import PixelPool
 from latentdiff.data.rendered.pool_latents import PoolLatents, build_pool_latents
+from latentdiff.devices import find_device
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.preview import fit_preview
 from latentdiff.pixels import to_pixels
@@ -40,7 +41,7 @@ def encode_pool(
     """Posterior moments of every picture of the pool, on the accelerator when there is one."""
     pool, vae = PixelPool(pool_folder), load_vae(vae_folder)
     key = encoder_hash(vae)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device()
     autoencoder = Autoencoder(vae.to(device, memory_format=torch.channels_last))
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import latentdiff
+from latentdiff.devices import cores
 
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "datasets", "numpy")
 # Environment variables that change what a run computes or how fast.
@@ -41,8 +42,7 @@ def describe() -> dict[str, str]:
     found["system"] = f"{platform.system()} {platform.release()}"
     found["processor"] = _processor()
     # Cores that this process may use, which a container can make fewer than the machine has.
-    usable = getattr(os, "sched_getaffinity", None)
-    found["cores"] = str(len(usable(0)) if usable else os.cpu_count() or 1)
+    found["cores"] = str(cores())
     gpu = _gpu()
     if gpu:
         found["GPU"] = gpu

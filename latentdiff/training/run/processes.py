@@ -20,6 +20,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy
 
+from latentdiff import devices
 from latentdiff.errors import UserError
 from latentdiff.training import sharding
 from latentdiff.training.optimizers.guarded_step import trained_parameters
@@ -181,7 +182,9 @@ def start(config: TrainConfig) -> Processes:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where autocast does not reach
         torch.backends.cudnn.benchmark = True
-    return Processes(accelerator=accelerator, dtype=precision(config, device))
+    return Processes(
+        accelerator=accelerator, dtype=devices.autocast_dtype(config.mixed_precision, device)
+    )
 
 
 def check_world(wanted: int, found: int) -> None:
@@ -245,40 +248,14 @@ def _set_threads(config: TrainConfig, device: torch.device) -> None:
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
     if device.type == "cpu" and launched and os.environ.get("OMP_NUM_THREADS") == "1":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, cores() // local))
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        torch.set_num_threads(max(1, devices.cores() // local))
 
 
 def refuse_absent(config: TrainConfig) -> None:
     """UserError for a device or a precision that this machine does not have."""
-    found = torch.cuda.is_available()
-    if config.device == "cuda" and not found:
-        raise UserError("device is cuda, but torch finds no CUDA device; use --device cpu or auto")
-    if config.device == "cpu" or not found:
-        precision(config, torch.device("cpu"))
-
-
-def precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """The autocast type of the forward pass; UserError for fp16 without CUDA."""
-    asked: str = config.mixed_precision
-    if asked == "auto":
-        asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if asked not in ("no", "bf16", "fp16"):
-            raise UserError(f"the launcher asks for {asked}; no, bf16 and fp16 are supported")
-        if asked == "no" and device.type == "cuda" and torch.cuda.is_bf16_supported():
-            asked = "bf16"
-    if asked == "fp16" and device.type != "cuda":
-        raise UserError(
-            f"mixed precision fp16 needs a CUDA device, this is {device}; use --mixed-precision "
-            "bf16 or no"
-        )
-    return {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[asked]
+    found = devices.find_device(config.device)
+    if found.type == "cpu":
+        devices.autocast_dtype(config.mixed_precision, found)
 
 
 def ema_device(config: TrainConfig, processes: Processes) -> torch.device | None:
@@ -291,8 +268,10 @@ def ema_device(config: TrainConfig, processes: Processes) -> torch.device | None
         raise UserError(
             f"ema_device is {config.ema_device}, expected auto, cpu or cuda:1"
         ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"ema_device is {config.ema_device}, but torch finds no CUDA device")
+    if not devices.has_device(device.type):
+        raise UserError(
+            f"ema_device is {config.ema_device}, but torch finds no {device.type.upper()} device"
+        )
     if device.type == "cuda" and device.index is None:
         return processes.device
     return device

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from latentdiff import seeding
 from latentdiff.data.rendered.scene_pictures import row_of
+from latentdiff.devices import multiplies_bfloat16
 from latentdiff.errors import UserError
 from latentdiff.evaluation.classes import PICTURE_SIZE, PhotoClassifier
 from latentdiff.pixels import to_pixels
@@ -78,7 +79,7 @@ def train_classifier(
     began = time.monotonic()
     steps = config.visits // config.batch_size
     loss_of = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    fast = torch.cpu._is_avx512_bf16_supported()
+    fast = multiplies_bfloat16("cpu")
     images, targets = torch.from_numpy(pictures), torch.from_numpy(labels)
     for step in range(steps):
         first = step * config.batch_size
