@@ -208,7 +208,7 @@ def _one_line(text: str, prog: str) -> str:
     for line in lines:
         if line.startswith(("For full helptext", "Got errors:", "Argument helptext:")):
             break
-        if line:
+        if line.strip("-"):
             body.append(line)
     if not body:
         return f"{prog}: the options could not be read; see {prog} --help"

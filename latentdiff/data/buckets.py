@@ -57,6 +57,36 @@ def make_buckets(resolution: int, *, multiple: int, max_ratio: float = 2.0) -> t
     return tuple(sorted(found, key=lambda b: (b.width / b.height, b.width)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class BucketConfig:
+    """The sizes that pictures are cut to: options of every command that cuts pictures."""
+
+    resolution: int | None = None
+    """Side in pixels of a square bucket; the others have about its area. None: the model's own."""
+    buckets: bool = True
+    """Sort pictures into buckets by aspect ratio; off: one square bucket."""
+    max_aspect: float = 2.0
+    """Longest aspect ratio of a bucket."""
+    upscale: bool = False
+    """Enlarge pictures smaller than their bucket; off: they go to smaller buckets."""
+
+    def __post_init__(self) -> None:
+        if self.max_aspect < 1:
+            raise UserError(f"max_aspect is {self.max_aspect}, expected at least 1")
+        if self.resolution is not None and self.resolution < 8:
+            raise UserError(f"resolution is {self.resolution}, expected at least 8 pixels")
+
+    def make(self, size: int, multiple: int) -> tuple[Bucket, ...]:
+        """The buckets for a model made for pictures of `size` px, whose sides are multiples."""
+        ratio = self.max_aspect if self.buckets else 1.0
+        return make_buckets(self.resolution or size, multiple=multiple, max_ratio=ratio)
+
+    def describe(self, size: int) -> str:
+        """The sizes in a few words, such as "128 px, square"."""
+        shape = f"aspect up to {self.max_aspect:g}" if self.buckets else "square"
+        return f"{self.resolution or size} px, {shape}"
+
+
 @dataclass(frozen=True, eq=False)
 class BucketPlan:
     """Which bucket each picture goes to. n pictures, by row.

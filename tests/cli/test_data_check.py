@@ -95,7 +95,7 @@ def test_the_model_sets_buckets_and_an_unknown_one_is_a_mistake(folder, capsys):
     [
         (("--workers=0",), "at least 1"),
         (("--seconds=0",), "more than 0"),
-        (("--captions-from=me",), "metadata or sidecars"),
+        (("--captions-from=me",), "invalid choice 'me'"),
         (("--html=page.txt",), "must end in .html"),
         (("--fix=/usable.csv",), "must end in .jsonl"),
     ],

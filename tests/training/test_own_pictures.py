@@ -12,6 +12,7 @@ import tiny
 import torch
 from PIL import Image
 
+from latentdiff.config import from_dict
 from latentdiff.data.cache import uses as cache_uses
 from latentdiff.data.cache.latent_cache import LatentCache
 from latentdiff.data.captions import CaptionConfig
@@ -58,10 +59,21 @@ def pictures(tmp_path_factory):
     return make_pictures(tmp_path_factory.mktemp("data") / "pictures")
 
 
+def nested(**options):
+    """Options of DataConfig as they are nested in it."""
+    found = {"validation_share": 0.2, "source": {}, "sizes": {}}
+    for name, value in options.items():
+        of_sizes = name in ("resolution", "buckets", "max_aspect", "upscale")
+        of_source = name in ("split", "captions_from", "caption_template")
+        place = found["sizes"] if of_sizes else found["source"] if of_source else found
+        place[name] = value
+    return found
+
+
 def config(base, data, run_dir, **changes):
     """A tiny full fine-tuning of `base` on `data`."""
     train = dataclasses.replace(TRAIN, run_dir=run_dir, **changes.pop("train", {}))
-    own = DataConfig(**{"data": str(data), "validation_share": 0.2, **changes.pop("pictures", {})})
+    own = from_dict(DataConfig, nested(data=str(data), **changes.pop("pictures", {})))
     settings = {"validation_pictures": 4, "validation_pairs": 8, "weighting": "simple"}
     return TextToImageConfig(base=str(base), pictures=own, train=train, **{**settings, **changes})
 
@@ -387,7 +399,7 @@ def test_a_missing_folder_and_contradicting_settings_are_one_line(base, pictures
     with pytest.raises(UserError, match="nowhere"):
         TextToImageTask(config(base, tmp_path / "nowhere", tmp_path))
     with pytest.raises(UserError, match="--crop center"):
-        config(base, pictures, tmp_path, cache=tmp_path, pictures={"crop": "random"})
+        config(base, pictures, tmp_path, cache=tmp_path, crop="random")
     with pytest.raises(UserError, match="give --base"):
         TextToImageConfig(method="lora")
     with pytest.raises(UserError, match="both --data and --pool"):

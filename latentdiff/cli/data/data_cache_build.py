@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from latentdiff import config
+from latentdiff.data.buckets import BucketConfig
+from latentdiff.data.sources import SourceConfig
+from latentdiff.devices import find_device
 from latentdiff.errors import UserError
 from latentdiff.progress import Progress
 from latentdiff.training.launch import local_rank, rank, say
 
 if TYPE_CHECKING:
-    import torch
-
     from latentdiff.data.captions import CaptionConfig
     from latentdiff.data.records import Source
     from latentdiff.training.feeds.encode_cache import CacheView
     from latentdiff.training.tasks.text_to_image.networks import Networks
-    from latentdiff.training.tasks.text_to_image.text_to_image_config import DataConfig
 
 SHOWN = 10
 """Bad pictures that are named; all are counted."""
@@ -37,24 +37,8 @@ class BuildConfig:
     """The cache's folder; one that is there already gets what it lacks."""
     model: str = "snowglobe"
     """Whose autoencoder and text encoder: snowglobe, a diffusers folder, or a hub id."""
-    split: str | None = None
-    """Split of a hub data set (train if not named), or subfolder."""
-    image_column: str | None = None
-    """Column of the pictures in parquet files and hub data sets; found by itself if it can be."""
-    caption_column: str | None = None
-    """Column or key of the captions: text, caption or prompt if not named."""
-    caption_template: str = "a photo of a {label}"
-    """Caption of a picture that only has a label, such as its folder's name."""
-    captions_from: Literal["metadata", "sidecars"] | None = None
-    """Which captions hold where a metadata file and .txt files disagree."""
-    resolution: int | None = None
-    """Side in pixels of a square bucket. None: the model's own."""
-    buckets: bool = True
-    """Sort pictures into buckets by aspect ratio; off: one square bucket."""
-    max_aspect: float = 2.0
-    """Longest aspect ratio of a bucket."""
-    upscale: bool = False
-    """Enlarge pictures smaller than their bucket; off: they go to smaller buckets."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    sizes: BucketConfig = field(default_factory=BucketConfig)
     flip: bool = False
     """Encode every picture mirrored too, for a training with --flip."""
     contexts: bool = True
@@ -104,8 +88,6 @@ def run(options: BuildConfig) -> int:
     from latentdiff.data.cache.latent_cache import CONTEXTS, MOMENTS, LatentCache
     from latentdiff.data.captions import CaptionConfig, CaptionPolicy
     from latentdiff.training.feeds import encode_cache
-    from latentdiff.training.feeds.listed import open_named
-    from latentdiff.training.feeds.own import buckets_of, size_of
 
     begun = time.monotonic()
     captions = CaptionConfig(
@@ -113,8 +95,7 @@ def run(options: BuildConfig) -> int:
         trigger_words=options.trigger_words,
         long_captions=options.long_captions,
     )
-    data = _data_config(options)
-    source = open_named(data, options.data)
+    source = options.source.open(options.data)
     say(source.summary)
     networks = _networks(options.model)
     if options.contexts:
@@ -127,9 +108,9 @@ def run(options: BuildConfig) -> int:
     )
     plan = assign(
         contents.sizes,
-        buckets_of(data, networks),
+        options.sizes.make(networks.size, networks.multiple),
         multiple=networks.multiple,
-        upscale=options.upscale,
+        upscale=options.sizes.upscale,
     )
     say(plan.table())
     view = encode_cache.ensure_cache(
@@ -139,20 +120,20 @@ def run(options: BuildConfig) -> int:
             vae=networks.vae,
             text_encoder=networks.text_encoder,
             tokenizer=networks.tokenizer,
-            device=_device(options.device),
+            device=find_device(options.device, index=local_rank()),
             long_captions=options.long_captions,
         ),
         contents=contents,
         plan=plan,
         flip=options.flip,
-        upscale=options.upscale,
+        upscale=options.sizes.upscale,
         texts=CaptionPolicy(captions, 0).texts if options.contexts else None,
         team=team,
         batch_size=options.batch_size,
         workers=options.workers,
         show=show,
         say=say,
-        about=size_of(data, networks),
+        about={"size": options.sizes.describe(networks.size)},
     )
     _report(source, view)
     moments, contexts = cache.store(MOMENTS), cache.store(CONTEXTS)
@@ -161,24 +142,6 @@ def run(options: BuildConfig) -> int:
         f"contexts of {contexts.bytes:,} bytes, after {time.monotonic() - begun:,.0f} s"
     )
     return 0
-
-
-def _data_config(options: BuildConfig) -> DataConfig:
-    from latentdiff.training.tasks.text_to_image.text_to_image_config import DataConfig
-
-    return DataConfig(
-        data=options.data,
-        split=options.split,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        caption_template=options.caption_template,
-        captions_from=options.captions_from,
-        resolution=options.resolution,
-        buckets=options.buckets,
-        max_aspect=options.max_aspect,
-        upscale=options.upscale,
-        flip=options.flip,
-    )
 
 
 def _networks(model: str) -> Networks:
@@ -211,18 +174,6 @@ def _check_captions(source: Source, networks: Networks, captions: CaptionConfig)
         report.refuse_long()
     for line in report.lines():
         say(line)
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError("device is cuda, but torch finds no CUDA device; use --device cpu")
-        return torch.device("cuda", local_rank())
-    return torch.device(name)
 
 
 def _report(source: Source, view: CacheView) -> None:

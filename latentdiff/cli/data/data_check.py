@@ -6,7 +6,7 @@ import shlex
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from latentdiff import config, files
+from latentdiff.data.buckets import BucketConfig
+from latentdiff.data.sources import SourceConfig
 from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,24 +57,10 @@ class CheckConfig:
     """Held-out pictures of the same kinds as DATA: what they share with DATA is a leak."""
     model: str = "snowglobe"
     """Whose tokens and sizes count: snowglobe, a diffusers folder, a hub id, or "none"."""
-    split: str | None = None
-    """Split of a hub data set, or of a folder that holds several."""
-    image_column: str | None = None
-    """Column of the pictures in parquet files and hub data sets; found by itself if it can be."""
-    caption_column: str | None = None
-    """Column or key of the captions: text, caption or prompt if not named."""
-    caption_template: str = "a photo of a {label}"
-    """Caption of a picture that only has a label, such as its folder's name."""
-    captions_from: str | None = None
-    """Which wins where a table and .txt files disagree: metadata or sidecars."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+    sizes: BucketConfig = field(default_factory=BucketConfig)
     allow_gif_tiff: bool = False
     """Read still GIF and TIFF files too."""
-    resolution: int | None = None
-    """Side in pixels of a square bucket. None: the model's own."""
-    max_aspect: float = 2.0
-    """Longest aspect ratio of a bucket."""
-    upscale: bool = False
-    """Count on enlarging pictures smaller than their bucket."""
     workers: int | None = None
     """Processes that decode. None: one for each core."""
     seconds: float = 5.0
@@ -84,10 +72,6 @@ class CheckConfig:
             raise UserError(f"workers is {self.workers}, expected at least 1")
         if not self.seconds > 0:
             raise UserError(f"seconds is {self.seconds}, expected more than 0")
-        if self.captions_from not in (None, "metadata", "sidecars"):
-            raise UserError(
-                f"captions_from is {self.captions_from!r}; expected metadata or sidecars"
-            )
         if self.html is not None and self.html.suffix.lower() not in (".html", ".htm"):
             raise UserError(f"the page {self.html} must end in .html")
 
@@ -101,11 +85,12 @@ def main(argv: list[str]) -> int:
     from latentdiff.progress import Progress
 
     begun = time.monotonic()
-    source = _open(options, options.data, options.split)
+    source = options.source.open(options.data, allow_gif_tiff=options.allow_gif_tiff)
     print(source.summary, flush=True)
     validation = None
     if options.validation is not None:
-        validation = _open(options, options.validation, None)
+        apart = replace(options.source, split=None)
+        validation = apart.open(options.validation, allow_gif_tiff=options.allow_gif_tiff)
         print(f"validation: {validation.summary}", flush=True)
     if options.fix is not None:
         refuse_place(options.fix, source)
@@ -132,27 +117,13 @@ def main(argv: list[str]) -> int:
     return 0 if findings.clean else 1
 
 
-def _open(options: CheckConfig, where: str, split: str | None) -> Source:
-    from latentdiff.data.sources import open_source
-
-    return open_source(
-        where,
-        split=split,
-        caption_template=options.caption_template,
-        caption_column=options.caption_column,
-        image_column=options.image_column,
-        captions_from=options.captions_from,
-        allow_gif_tiff=options.allow_gif_tiff,
-    )
-
-
 def _of_model(
     options: CheckConfig,
 ) -> tuple[Callable[[Source], CaptionReport] | None, Callable[[Any], BucketPlan] | None]:
     """What counts tokens and what deals into buckets; only the model's settings are read."""
     if options.model == "none":
         return None, None
-    from latentdiff.data.buckets import assign, make_buckets
+    from latentdiff.data.buckets import assign
     from latentdiff.models import bundle, weights
     from latentdiff.models import model_folder as folder
 
@@ -169,10 +140,8 @@ def _of_model(
         raise UserError(f"the settings of the model {options.model} lack {error}") from error
     encoder: Any = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=positions))
     tokenizer = bundle.load_tokenizer(model / "tokenizer", encoder)
-    buckets = make_buckets(
-        options.resolution or size, multiple=multiple, max_ratio=options.max_aspect
-    )
-    deal = partial(assign, buckets=buckets, multiple=multiple, upscale=options.upscale)
+    buckets = options.sizes.make(size, multiple)
+    deal = partial(assign, buckets=buckets, multiple=multiple, upscale=options.sizes.upscale)
     return partial(_lengths, tokenizer=tokenizer), deal
 
 

@@ -11,12 +11,11 @@ from latentdiff.data.buckets import Bucket, assign
 from latentdiff.data.captions import CaptionPolicy
 from latentdiff.data.decode.decoding import decode
 from latentdiff.data.records import BadPicture, Source
-from latentdiff.data.sources import open_source
 from latentdiff.data.transforms import fit
 from latentdiff.progress import Progress
+from latentdiff.training.feeds.data_config import DataConfig
 from latentdiff.training.feeds.feed import Entry
 from latentdiff.training.launch import rank
-from latentdiff.training.tasks.text_to_image.text_to_image_config import DataConfig
 
 
 def watch(what: str) -> Callable[[int, int], None]:
@@ -34,25 +33,7 @@ def forget_bad_samples(run: Path) -> None:
 
 def open_named(pictures: DataConfig, where: str) -> Source:
     """A source with the run's column names and template."""
-    return open_source(
-        where,
-        split=pictures.split,
-        captions_from=pictures.captions_from,
-        image_column=pictures.image_column,
-        caption_column=pictures.caption_column,
-        caption_template=pictures.caption_template,
-    )
-
-
-def refuse_missing(pictures: DataConfig) -> None:
-    """UserError for a path that is not there, before large networks are loaded; a hub data set's
-    name is left to be looked up later."""
-    for where in (pictures.data, pictures.prior_data, pictures.validation_data):
-        if where is None or Path(where).expanduser().exists():
-            continue
-        may_be_pattern = "://" in where or any(mark in where for mark in "*?[{")
-        if not (may_be_pattern or where.count("/") == 1):
-            open_named(pictures, where)
+    return pictures.source.open(where)
 
 
 def entries_of(

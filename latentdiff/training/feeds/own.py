@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from latentdiff.conditioning.text import WORD, dropped_words, token_counts
 from latentdiff.data.bad_samples import NAME as BAD_SAMPLES
 from latentdiff.data.bad_samples import BadSamples
-from latentdiff.data.buckets import Bucket, BucketPlan, assign, make_buckets
+from latentdiff.data.buckets import BucketPlan, assign
 from latentdiff.data.cache import content_index
 from latentdiff.data.cache.build import Team
 from latentdiff.data.cache.content_index import Contents
@@ -27,6 +26,7 @@ from latentdiff.data.decode.decoding import decode
 from latentdiff.data.order import BucketOrder
 from latentdiff.data.records import BadPicture, Source
 from latentdiff.data.transforms import crop_and_flip, fit
+from latentdiff.devices import find_device
 from latentdiff.errors import UserError
 from latentdiff.training.feeds import encode_cache
 from latentdiff.training.feeds.caption_tokens import CaptionTokens
@@ -40,10 +40,7 @@ from latentdiff.training.feeds.listed import (
 )
 from latentdiff.training.launch import local_rank, say
 from latentdiff.training.tasks.text_to_image.networks import Networks
-from latentdiff.training.tasks.text_to_image.text_to_image_config import (
-    DataConfig,
-    TextToImageConfig,
-)
+from latentdiff.training.tasks.text_to_image.text_to_image_config import TextToImageConfig
 
 SHEET_PICTURES = 8
 FEW_HELD_OUT = 8
@@ -79,27 +76,6 @@ def open_own_pictures(
     )
 
 
-def encoding_device(asked: str) -> torch.device:
-    """Where this process encodes: as the loop will choose to train, which begins later."""
-    if asked != "cpu" and torch.cuda.is_available():
-        return torch.device("cuda", local_rank())
-    return torch.device("cpu")
-
-
-def buckets_of(pictures: DataConfig, networks: Networks) -> tuple[Bucket, ...]:
-    """The run's buckets, or the one square bucket."""
-    resolution = pictures.resolution or networks.size
-    ratio = pictures.max_aspect if pictures.buckets else 1.0
-    return make_buckets(resolution, multiple=networks.multiple, max_ratio=ratio)
-
-
-def size_of(pictures: DataConfig, networks: Networks) -> dict[str, str]:
-    """What tells the uses of a cache by one data set at several sizes apart."""
-    side = pictures.resolution or networks.size
-    shape = f"aspect up to {pictures.max_aspect:g}" if pictures.buckets else "square"
-    return {"size": f"{side} px, {shape}"}
-
-
 def held_out_rows(digests: NDArray[np.uint8], rows: Sequence[int], count: int) -> list[int]:
     """About `count` of the rows, by the hash of their content: copies of a picture stay together.
 
@@ -124,7 +100,7 @@ class OwnPictures:
         assert self.pictures.data is not None
         self.source = open_named(self.pictures, self.pictures.data)
         say(self.source.summary)
-        self.buckets = buckets_of(self.pictures, networks)
+        self.buckets = self.pictures.sizes.make(networks.size, networks.multiple)
         self.cache = None if config.cache is None else LatentCache(config.cache, create=True)
         self.team = encode_cache.team_of_processes() if self.cache is not None else Team()
         self.contents = self._measure()
@@ -178,18 +154,18 @@ class OwnPictures:
                 vae=networks.vae,
                 text_encoder=networks.text_encoder,
                 tokenizer=networks.tokenizer,
-                device=encoding_device(self.config.train.device),
+                device=find_device(self.config.train.device, index=local_rank()),
                 long_captions=captions.long_captions,
             ),
             contents=self.contents,
             plan=self.plan,
             flip=self.pictures.flip,
-            upscale=self.pictures.upscale,
+            upscale=self.pictures.sizes.upscale,
             texts=self.policy.texts if cached_texts else None,
             team=self.team,
             show=watch,
             say=say,
-            about=size_of(self.pictures, networks),
+            about={"size": self.pictures.sizes.describe(networks.size)},
         )
 
     def _order(self) -> BucketOrder:
@@ -213,7 +189,7 @@ class OwnPictures:
         """Buckets of all that is trained on; what is too small is written down."""
         sizes = self.contents.sizes.copy()
         sizes[self.held] = 0
-        plan = assign(sizes, self.buckets, multiple=multiple, upscale=self.pictures.upscale)
+        plan = assign(sizes, self.buckets, multiple=multiple, upscale=self.pictures.sizes.upscale)
         for row in plan.too_small.tolist():
             if sizes[row].any():
                 width, height = sizes[row]
@@ -283,9 +259,7 @@ class OwnPictures:
     def _usable(self, row: int, position: int) -> tuple[int, NDArray[Any]]:
         """The row and its picture or moments, or another row's if it is bad: one of its bucket,
         or, uncached, at last any other that is cut to that bucket."""
-        u, flip = crop_and_flip(
-            self.seed, position, crop=self.pictures.crop, flip=self.pictures.flip
-        )
+        u, flip = crop_and_flip(self.seed, position, crop=self.config.crop, flip=self.pictures.flip)
         bucket = self.plan.bucket(row)
         chosen, attempt = row, 0
         while True:
@@ -293,7 +267,7 @@ class OwnPictures:
                 if self.view is not None:
                     return chosen, self.view.moments(chosen, flip)
                 image = decode(self.source.read(chosen)).image
-                upscale = self.pictures.upscale or self.plan.bucket(chosen) != bucket
+                upscale = self.pictures.sizes.upscale or self.plan.bucket(chosen) != bucket
                 return chosen, fit(image, bucket, u=u, flip=flip, upscale=upscale)
             except BadPicture as problem:
                 self.bad.add(self.source.id(chosen), problem)
@@ -319,7 +293,7 @@ class OwnPictures:
             count,
             buckets=self.buckets,
             multiple=self.plan.multiple,
-            upscale=self.pictures.upscale,
+            upscale=self.pictures.sizes.upscale,
             policy=self.policy,
             bad=self.bad,
         )

@@ -51,7 +51,7 @@ class StreamedPictures:
         self.config, self.pictures = config, config.pictures
         self.seed = config.train.seed
         self.policy = CaptionPolicy(config.captions, self.seed)
-        resolution = self.pictures.resolution or networks.size
+        resolution = self.pictures.sizes.resolution or networks.size
         self.bucket = Bucket(resolution, resolution)
         self.multiple = networks.multiple
         if resolution % self.multiple:
@@ -66,10 +66,10 @@ class StreamedPictures:
             world_size=self.processes,
             seed=self.seed,
             shuffle_buffer=self.pictures.shuffle_buffer,
-            split=self.pictures.split,
-            caption_template=self.pictures.caption_template,
-            caption_column=self.pictures.caption_column,
-            image_column=self.pictures.image_column,
+            split=self.pictures.source.split,
+            caption_template=self.pictures.source.caption_template,
+            caption_column=self.pictures.source.caption_column,
+            image_column=self.pictures.source.image_column,
         )
         forget_bad_samples(run)
         self.bad = BadSamples(
@@ -113,7 +113,7 @@ class StreamedPictures:
             processes=self.processes,
         )
         name, captions, data = self.stream.sample(index)
-        u, _ = crop_and_flip(self.seed, position, crop=self.pictures.crop)
+        u, _ = crop_and_flip(self.seed, position, crop=self.config.crop)
         try:
             picture = self._cut(data, u)
         except BadPicture as problem:
@@ -122,7 +122,7 @@ class StreamedPictures:
         return self.policy.pick(captions, position), picture
 
     def _cut(self, data: bytes, u: tuple[float, float] = (0.5, 0.5)) -> NDArray[np.uint8]:
-        return fit(decode(data).image, self.bucket, u=u, upscale=self.pictures.upscale)
+        return fit(decode(data).image, self.bucket, u=u, upscale=self.pictures.sizes.upscale)
 
     def trained(self, count: int) -> list[Entry]:
         entries: list[Entry] = []
@@ -148,7 +148,7 @@ class StreamedPictures:
             count,
             buckets=[self.bucket],
             multiple=self.multiple,
-            upscale=self.pictures.upscale,
+            upscale=self.pictures.sizes.upscale,
             policy=self.policy,
             bad=self.bad,
         )

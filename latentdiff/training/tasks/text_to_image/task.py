@@ -75,9 +75,7 @@ class TextToImageTask:
         self.draw = draw
         self.seed = config.train.seed
         if config.pictures.data is not None:
-            from latentdiff.training.feeds.listed import refuse_missing
-
-            refuse_missing(config.pictures)
+            config.pictures.refuse_missing()
         self.networks = load_networks(config)
         self.schedule = self.networks.scheduler_config.noise_schedule()
         self.noising = Noising(

@@ -11,68 +11,8 @@ from latentdiff.diffusion.noise_schedule import NoiseSchedule
 from latentdiff.errors import UserError
 from latentdiff.models.lora.layers import LoraConfig
 from latentdiff.schedulers.scheduler_config import SchedulerConfig
+from latentdiff.training.feeds.data_config import DataConfig
 from latentdiff.training.train_config import TrainConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """The user's own pictures, and how they are cut."""
-
-    data: str | None = None
-    """Captioned pictures of your own: a folder, parquet or tar files, or a hub data set."""
-    split: str | None = None
-    """Part of the data: a folder's, part of the files' names, or a hub data set's split."""
-    prior_data: str | None = None
-    """Other captioned pictures, of what the model knows already, so that learning the new does not
-    cost the old (prior preservation, Ruiz et al. 2022); a source like --data."""
-    prior_share: float = 0.5
-    """Share of the batches that come from --prior-data."""
-    validation_data: str | None = None
-    """Held-out pictures; without them a share of the data is held out."""
-    validation_share: float = 0.1
-    """Share of the pictures held out, by a hash of their content; at most --validation-pictures."""
-    image_column: str | None = None
-    """Column of the pictures in parquet files and hub data sets; found by itself if it can be."""
-    caption_column: str | None = None
-    """Column or key of the captions: text, caption or prompt if not named."""
-    caption_template: str = "a photo of a {label}"
-    """Caption of a picture that only has a label, such as its folder's name."""
-    captions_from: Literal["metadata", "sidecars"] | None = None
-    """Which captions hold where a metadata file and .txt files disagree."""
-    resolution: int | None = None
-    """Side in pixels of a square bucket; the others have about its area. None: the model's own."""
-    buckets: bool = True
-    """Sort pictures into buckets by aspect ratio; off: one square bucket."""
-    max_aspect: float = 2.0
-    """Longest aspect ratio of a bucket."""
-    upscale: bool = False
-    """Enlarge pictures smaller than their bucket; off: they go to smaller buckets."""
-    crop: Literal["center", "random"] = "center"
-    """Where what does not fit is cut. A latent cache holds one crop, so it needs center."""
-    flip: bool = False
-    """Mirror every other visit. Off, because mirroring breaks "left of" and writing."""
-    stream: bool = False
-    """Read tar shards in order as they come, never indexed: one square bucket, no held-out share,
-    shuffled within a buffer."""
-    shuffle_buffer: int = 1000
-    """Samples among which a stream is shuffled."""
-    bad_sample_limit: float = 0.01
-    """Share of pictures that may turn out unreadable before the run stops."""
-
-    def __post_init__(self) -> None:
-        for name in ("validation_share", "bad_sample_limit", "prior_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, expected a number in [0, 1)")
-        if self.max_aspect < 1:
-            raise UserError(f"max_aspect is {self.max_aspect}, expected at least 1")
-        if self.resolution is not None and self.resolution < 8:
-            raise UserError(f"resolution is {self.resolution}, expected at least 8 pixels")
-        if self.data is None and (self.stream or self.validation_data or self.prior_data):
-            raise UserError("stream, validation_data and prior_data go with --data; give that too")
-        if self.stream and self.prior_data is not None:
-            raise UserError("prior_data does not go with --stream; leave one of the two out")
-        if self.stream and self.flip:
-            raise UserError("flip does not go with --stream; leave one of the two out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +41,8 @@ class TextToImageConfig:
     cache_contexts: bool = True
     """Keep the text encoder's work in the cache of your data too; it is a small part of the time
     and, with a large text encoder, most of the disk."""
+    crop: Literal["center", "random"] = "center"
+    """Where what does not fit is cut. A latent cache holds one crop, so it needs center."""
     pictures: DataConfig = field(default_factory=DataConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -157,7 +99,7 @@ class TextToImageConfig:
         if self.cache is not None and self.pool is None and not own:
             raise UserError("a latent cache needs the pool that it was made from: give --pool too")
         if self.cache is not None and own:
-            if self.pictures.crop == "random":
+            if self.crop == "random":
                 raise UserError("a latent cache holds one crop of a picture: use --crop center")
             if self.pictures.stream:
                 raise UserError("a stream is read once and not cached: leave out --cache")
