@@ -22,6 +22,7 @@ def main(argv: Sequence[str], prog: str = PROG) -> int:
         clip.ClipTask,
         clip.ClipConfig,
         argv,
+        name=clip.ClipTask.name,
         prog=prog,
         description=DESCRIPTION,
         default=clip.PRESETS["cpu"],

@@ -9,23 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from latentdiff.training.run.entry import guarded, train_from
 
-if TYPE_CHECKING:
-    from latentdiff.training.tasks.judge_task import JudgeConfig, JudgeTask
-
 PROG = "python -m latentdiff.train_scripts.judge"
-
-
-def build(config: JudgeConfig) -> JudgeTask:
-    """The task, its pool rendered or finished first where that is asked for."""
-    from latentdiff.training.tasks.judge_task import JudgeTask, render_pool
-
-    if config.render and not config.train.dry_run:
-        render_pool(config)
-    return JudgeTask(config)
 
 
 def main(argv: Sequence[str], prog: str = PROG) -> int:
@@ -33,9 +20,10 @@ def main(argv: Sequence[str], prog: str = PROG) -> int:
     from latentdiff.training.tasks import judge_task as judge
 
     return train_from(
-        build,
+        judge.JudgeTask,
         judge.JudgeConfig,
         argv,
+        name=judge.JudgeTask.name,
         prog=prog,
         description="Train the judge, which names subjects and settings in pictures.",
         default=judge.PRESETS["cpu"],

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from latentdiff.conditioning.text import Long
     from latentdiff.models.bundle import Bundle
+    from latentdiff.training.run.context import RunContext
     from latentdiff.training.tasks.text_to_image import TextToImageConfig, TextToImageTask
 
 PROG = "python -m latentdiff.train_scripts.text_to_image"
@@ -53,13 +54,11 @@ def draw(
     return [picture.image for picture in TextToImagePipeline(bundle).draw(requests)]
 
 
-def build(config: TextToImageConfig) -> TextToImageTask:
+def build(config: TextToImageConfig, context: RunContext) -> TextToImageTask:
     """The task, with the pipeline to draw its samples."""
-    from latentdiff.training.run.loop import refuse_early
     from latentdiff.training.tasks.text_to_image import TextToImageTask
 
-    refuse_early(config.train, TextToImageTask.name)
-    return TextToImageTask(config, draw)
+    return TextToImageTask(config, context, draw)
 
 
 def _settings(argv: Sequence[str]) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def main(argv: Sequence[str], prog: str = PROG) -> int:
             settings.pop("config_cls"), settings.pop("argv"), prog=prog, **settings
         )
         return rehearsal.rehearse(rest, config, processes)
-    return train_from(build, prog=prog, **_settings(argv))
+    return train_from(build, name="text-to-image", prog=prog, **_settings(argv))
 
 
 if __name__ == "__main__":

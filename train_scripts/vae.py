@@ -22,6 +22,7 @@ def main(argv: Sequence[str], prog: str = PROG) -> int:
         vae.VaeTask,
         vae.VaeConfig,
         argv,
+        name=vae.VaeTask.name,
         prog=prog,
         description=DESCRIPTION,
         default=vae.PRESETS["cpu"],

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from latentdiff.diffusion.forward_process import posterior_mean
+from latentdiff.diffusion.forward_process import posterior_mean, q_sample
 from latentdiff.diffusion.noise_schedule import NoiseSchedule
 from latentdiff.diffusion.prediction import (
     PredictionType,
@@ -76,19 +76,61 @@ def loss(
     goal = target(
         x_0.float(), x_t.float(), eps.float(), t, schedule, prediction_type=prediction_type
     )
-    if prediction.shape != goal.shape:
-        raise ValueError(
-            f"the prediction has shape {tuple(prediction.shape)}, its target {tuple(goal.shape)}"
-        )
     weights = loss_weights(
         schedule, prediction_type=prediction_type, weighting=weighting, gamma=gamma
     )
     weight = schedule.gather(weights, t, t).reshape(-1).to(torch.float32)
-    mse = (prediction.float() - goal).square().flatten(1).mean(dim=1)
+    return weighted_error(prediction, goal, weight)
+
+
+def weighted_error(prediction: Tensor, target: Tensor, weight: Tensor) -> LossRecord:
+    """The loss of predictions (B, …) whose targets and weights (B,) are made already.
+
+    What a training runs: the data-loader workers made target and weight. Any shape will do, latents
+    (B, C, h, w) or embeddings (B, L, D), (B, D). The error is taken in float32.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"the prediction has shape {tuple(prediction.shape)}, its target {tuple(target.shape)}"
+        )
+    axes = tuple(range(1, prediction.ndim))
+    mse = (prediction.float() - target).square().mean(dim=axes)
     per_sample = weight * mse
     return LossRecord(
-        loss=per_sample.mean(), per_sample=per_sample, mse=mse.detach(), weight=weight, target=goal
+        loss=per_sample.mean(),
+        per_sample=per_sample,
+        mse=mse.detach(),
+        weight=weight,
+        target=target,
     )
+
+
+class Noising:
+    """q(x_t | x_0) and what is regressed: x_0, ε and t in; x_t, target and weight out.
+
+    Raises UserError for a weighting that is infinite somewhere, or an unknown name.
+    """
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        *,
+        prediction_type: str,
+        weighting: str = "simple",
+        gamma: float = 5.0,
+    ) -> None:
+        self.schedule = schedule
+        self.prediction_type = prediction_type
+        self.weights = loss_weights(
+            schedule, prediction_type=prediction_type, weighting=weighting, gamma=gamma
+        )
+
+    def __call__(self, x_0: Tensor, eps: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """x_t, target (B, …), t and weight (B,) of clean samples and noise (B, …)."""
+        x_t = q_sample(x_0, t, eps, self.schedule)
+        goal = target(x_0, x_t, eps, t, self.schedule, prediction_type=self.prediction_type)
+        weight = self.schedule.gather(self.weights, t, t).reshape(-1).float()
+        return {"x_t": x_t, "t": t, "target": goal, "weight": weight}
 
 
 def target(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from latentdiff.training.paired_losses import PairedLosses
+    from latentdiff.training.run.context import RunContext
 
 Batch = dict[str, "torch.Tensor"]
 
@@ -42,6 +43,9 @@ class Task(Protocol):
             processes. It is deep-copied once for the averaged weights (frozen parameters are
             shared), so it holds no open files.
 
+    It is built, from a config and a `RunContext`, once its run has processes, lock and folder.
+    A task whose module depends on its data has `keep_parts(folder)`: it writes what the module can
+    be built from again without them, which a replay finds in `RunContext.kept`.
     A task may also have `summary` (what it learns from, plain values for data.json and the report)
     and `fingerprint` (a string that must be the same on every process and when a run is resumed).
     """
@@ -51,6 +55,13 @@ class Task(Protocol):
 
     @property
     def module(self) -> nn.Module: ...
+
+    def open_data(self, context: RunContext) -> None:
+        """List, measure and cache what is learnt from; all processes call it together.
+
+        A dry run and a replay do without it, so the module is there before.
+        """
+        ...
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """CPU tensors, leading dimension len(positions).

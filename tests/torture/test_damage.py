@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from children import done, fast_folder
+from run_task import run_task
 from tiny_runs import TRAIN, bits, build_parts, text_to_image_task
 
 from latentdiff import files
@@ -21,7 +22,6 @@ from latentdiff.checkpoints import store as checkpoints
 from latentdiff.checkpoints.state import TrainState
 from latentdiff.checkpoints.store import Checkpoint
 from latentdiff.errors import UserError
-from latentdiff.training.run import loop
 
 pytestmark = pytest.mark.torture
 
@@ -51,7 +51,7 @@ def sit(place) -> Callable[[Path, bool], str]:
 
     def train(folder: Path, resume: bool) -> str:
         config = dataclasses.replace(TRAIN, run_dir=folder, resume=resume)
-        return done(lambda: loop.run(task, config), folder.with_suffix(".txt"))
+        return done(lambda: run_task(task, config), folder.with_suffix(".txt"))
 
     return train
 

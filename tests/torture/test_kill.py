@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from children import done, fast_folder, fork, kill, wait
+from run_task import run_task
 from tiny_runs import BATCH, SCENES, TRAIN, bits, build_parts, noted, text_to_image_task
 
 from latentdiff import files
 from latentdiff.checkpoints import store as checkpoints
 from latentdiff.data.rendered.scene_pictures import row_of
-from latentdiff.training.run import loop
 
 KILLS, SHARES = 200, 2
 STEPS = 30
@@ -53,7 +53,7 @@ class Victim:
     def train(self, workers: int) -> None:
         """A sitting, until the end."""
         resume = bool(checkpoints.stored(self.folder / "checkpoints"))
-        loop.run(
+        run_task(
             self.task,
             dataclasses.replace(
                 TRAIN,

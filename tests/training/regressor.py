@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentdiff import seeding
+from latentdiff.training.run.context import RunContext
 from latentdiff.training.train_config import TrainConfig
 
 
@@ -62,6 +63,9 @@ class RegressorTask:
             "positions": torch.tensor(list(positions)),
         }
 
+    def open_data(self, context: RunContext) -> None:
+        pass
+
     def prepare(self, device: torch.device) -> None:
         pass
 
@@ -94,7 +98,7 @@ class RegressorConfig:
 if __name__ == "__main__":
     from latentdiff.training.run.entry import main_for
 
-    def build(config: RegressorConfig) -> RegressorTask:
+    def build(config: RegressorConfig, context: RunContext) -> RegressorTask:
         return RegressorTask(config.train.seed, plain=config.plain)
 
-    sys.exit(main_for(build, RegressorConfig, prog="regressor"))
+    sys.exit(main_for(build, RegressorConfig, name="regressor", prog="regressor"))

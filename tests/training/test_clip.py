@@ -4,18 +4,20 @@ import dataclasses
 
 import pytest
 import torch
+from run_task import opened
 
 from latentdiff.conditioning import text
 from latentdiff.models.tokenizer import build_tokenizer
 from latentdiff.scenes.captions import vocabulary
 from latentdiff.scenes.records import Placement, SceneRecord
 from latentdiff.training.frozen import load_text_encoder
+from latentdiff.training.tasks import clip_data
 from latentdiff.training.tasks import clip_task as clip
 
 
 @pytest.fixture(scope="module")
 def task():
-    return clip.ClipTask(clip.PRESETS["tiny"])
+    return opened(clip.ClipTask, clip.PRESETS["tiny"])
 
 
 def record(*subjects, setting="snow", relation=None):
@@ -32,7 +34,7 @@ def test_a_batch_is_a_function_of_the_positions_alone(task):
 
 
 def test_records_of_one_meaning_share_a_group():
-    group = clip.group_of
+    group = clip_data.group_of
     assert group(record("cat", "dog", relation="and")) == group(
         record("dog", "cat", relation="and")
     )
@@ -65,7 +67,7 @@ class Fixed(torch.nn.Module):
 def test_several_true_captions_share_the_target():
     eye = torch.eye(4)
     batch = {
-        "pictures": torch.zeros(3, 8, 8, 3, dtype=torch.uint8),
+        "images": torch.zeros(3, 8, 8, 3, dtype=torch.uint8),
         "input_ids": torch.zeros(3, 4, dtype=torch.int64),
         "group": torch.tensor([7, 7, 9]),
     }
@@ -103,8 +105,9 @@ def test_the_export_is_the_same_text_encoder(task, tmp_path):
     with torch.no_grad():
         expected = task.module.clip.text_model(input_ids=ids).last_hidden_state
     assert torch.equal(text.encode(encoder, ids), expected)
-    other = clip.ClipTask(
-        dataclasses.replace(task.config, train=dataclasses.replace(task.config.train, seed=1))
+    other = opened(
+        clip.ClipTask,
+        dataclasses.replace(task.config, train=dataclasses.replace(task.config.train, seed=1)),
     )
     other.initialise(tmp_path)
     assert torch.equal(other.module.clip.logit_scale, task.module.clip.logit_scale)

@@ -2,11 +2,7 @@
 
 import copy
 import io
-import multiprocessing
-import os
 import pickle
-import socket
-import time
 
 import numpy as np
 import pytest
@@ -17,7 +13,6 @@ from PIL import Image
 from latentdiff.conditioning import text
 from latentdiff.data.buckets import assign, make_buckets
 from latentdiff.data.cache import uses as cache_uses
-from latentdiff.data.cache.build import Team
 from latentdiff.data.cache.latent_cache import CONTEXTS, MOMENTS, LatentCache
 from latentdiff.data.captions import CaptionConfig, CaptionPolicy
 from latentdiff.data.records import BadPicture
@@ -30,7 +25,6 @@ from latentdiff.training.feeds.encode_cache import (
     cut,
     ensure_cache,
     scan,
-    team_of_processes,
 )
 
 BUCKETS = make_buckets(32, multiple=8)
@@ -294,39 +288,3 @@ def test_the_use_is_recorded_with_all_its_keys(tmp_path):
     assert use.about["data"] == "made up"
     assert use.entries[MOMENTS] == 2 * 6
     assert use.entries[CONTEXTS] == 7
-
-
-def test_one_process_is_a_team_of_one(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    one, two = team_of_processes(), team_of_processes()
-    assert (one.rank, one.world_size) == (0, 1)
-    assert one.token != two.token
-    assert isinstance(one, Team)
-
-
-def asked_twice(rank, port, queue):
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    time.sleep(0.3 * rank)  # the other has called twice by now
-    teams = [team_of_processes() for _ in range(2)]
-    queue.put((rank, [(team.rank, team.world_size, team.token) for team in teams]))
-    time.sleep(0.5)  # the first process is the others' server
-
-
-def test_launched_processes_agree_on_a_token_before_there_is_a_group():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    queue = fork.Queue()
-    for rank in range(2):
-        fork.Process(target=asked_twice, args=(rank, port, queue)).start()
-    told = dict(queue.get(timeout=60) for _ in range(2))
-    assert [team[:2] for team in told[0]] == [(0, 2)] * 2
-    assert [team[:2] for team in told[1]] == [(1, 2)] * 2
-    assert [team[2] for team in told[0]] == [team[2] for team in told[1]]
-    assert told[0][0][2] != told[0][1][2]

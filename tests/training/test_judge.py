@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_task import opened
 
 from latentdiff.data.rendered.pixel_pool import build_pool
 from latentdiff.errors import UserError
@@ -23,7 +24,7 @@ from latentdiff.training.train_config import TrainConfig
 
 @pytest.fixture(scope="module")
 def task() -> JudgeTask:
-    return JudgeTask(JudgeConfig(validation_count=6, train=TrainConfig(batch_size=4)))
+    return opened(JudgeTask, JudgeConfig(validation_count=6, train=TrainConfig(batch_size=4)))
 
 
 def test_it_is_a_task(task: JudgeTask) -> None:
@@ -73,7 +74,7 @@ def test_the_loss_is_least_at_the_soft_target() -> None:
             head.weight.zero_()
         objective.judge.subject_head.bias.copy_(torch.tensor([20.0, 20.0, 0.0]))
         objective.judge.setting_head.bias.copy_(torch.tensor([40.0, 0.0]))
-    task = JudgeTask(JudgeConfig(validation_count=1))
+    task = opened(JudgeTask, JudgeConfig(validation_count=1))
     batch = task.batch([0, 1])
     batch["subjects"] = torch.tensor([[0, 1], [1, 0]])
     batch["setting"] = torch.tensor([0, 0])
@@ -104,7 +105,7 @@ def test_it_learns_a_handful_of_pictures_by_heart(task: JudgeTask) -> None:
 def test_exports_open_again_and_validate_alike(task: JudgeTask, tmp_path: Path) -> None:
     module = task.module.eval()
     task.export(module, tmp_path)
-    other = JudgeTask(task.config)
+    other = opened(JudgeTask, task.config)
     other.initialise(tmp_path)
     with torch.no_grad():
         for name, value in other.module.state_dict().items():
@@ -122,7 +123,7 @@ def test_exports_open_again_and_validate_alike(task: JudgeTask, tmp_path: Path) 
 def test_the_generators_own_pool_is_refused(tmp_path: Path) -> None:
     build_pool(tmp_path, world_seed=1, count=2, workers=1)
     with pytest.raises(UserError, match="the judge must know them all"):
-        JudgeTask(JudgeConfig(pool=tmp_path))
+        opened(JudgeTask, JudgeConfig(pool=tmp_path))
 
 
 def test_a_pool_gives_the_pictures_that_the_world_gives(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_pool_gives_the_pictures_that_the_world_gives(tmp_path: Path) -> None:
         subjects=tuple(SUBJECTS),
         hold_out_pairs=False,
     )
-    task = JudgeTask(JudgeConfig(pool=tmp_path))
+    task = opened(JudgeTask, JudgeConfig(pool=tmp_path))
     batch = task.batch(range(4))
     world = judge_world(202)
     rendered = {world.scene(k).image.tobytes() for k in range(4)}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from regressor import RegressorTask
+from run_task import run_task
 from safetensors.torch import load_file
 
 from latentdiff import files
@@ -73,20 +74,20 @@ class Stopping(RegressorTask):
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_ten_steps_resume_and_ten_more_equal_twenty_bit_for_bit(tmp_path, accumulation):
     whole, parts = RegressorTask(), Stopping(at=9 * 6)
-    loop.run(whole, settings(tmp_path / "a", gradient_accumulation=accumulation))
+    run_task(whole, settings(tmp_path / "a", gradient_accumulation=accumulation))
     config = settings(tmp_path / "b", gradient_accumulation=accumulation)
-    first = loop.run(parts, config)
+    first = run_task(parts, config)
     assert (first.stopped, first.step, first.signal) == ("interrupted", 10, signal.SIGTERM)
     resumed = RegressorTask()
-    last = loop.run(resumed, dataclasses.replace(config, resume=True))
+    last = run_task(resumed, dataclasses.replace(config, resume=True))
     assert (last.stopped, last.step, last.positions) == ("finished", 20, 120)
     assert parts.seen + resumed.seen == whole.seen
     assert_same_bits(tensors(tmp_path / "a", 20), tensors(tmp_path / "b", 20))
 
 
 def test_workers_change_neither_order_nor_weights(tmp_path):
-    loop.run(RegressorTask(), settings(tmp_path / "a", steps=8))
-    loop.run(RegressorTask(), settings(tmp_path / "b", steps=8, num_workers=2))
+    run_task(RegressorTask(), settings(tmp_path / "a", steps=8))
+    run_task(RegressorTask(), settings(tmp_path / "b", steps=8, num_workers=2))
     assert_same_bits(tensors(tmp_path / "a", 8), tensors(tmp_path / "b", 8))
 
 
@@ -95,7 +96,7 @@ def test_a_run_learns_and_publishes_its_averaged_weights(tmp_path):
     with torch.no_grad():
         before = task.validate(task.module.eval(), 0)
     config = settings(tmp_path, steps=60, validate_every=30, sheet_every=30, log_every=30)
-    result = loop.run(task, config)
+    result = run_task(task, config)
     assert result.validation["error"] < 0.8 * before["error"]
     assert sorted(p.name for p in (tmp_path / "sheets").iterdir()) == [
         "step-00000000.png",
@@ -133,13 +134,13 @@ class Watched(RegressorTask):
 
 def test_a_run_is_validated_and_drawn_before_its_first_step_but_not_when_it_resumes(tmp_path):
     task = Watched()
-    loop.run(task, settings(tmp_path, steps=2, decay_fraction=0.0))
+    run_task(task, settings(tmp_path, steps=2, decay_fraction=0.0))
     assert task.events[:3] == ["validate 0", "sheet 0", "batch 0"]
     again = Watched()
-    loop.run(again, settings(tmp_path, steps=3, decay_fraction=0.0, resume=True))
+    run_task(again, settings(tmp_path, steps=3, decay_fraction=0.0, resume=True))
     assert again.events == ["batch 12", "validate 3", "sheet 3"]
     without = Watched()
-    loop.run(without, settings(tmp_path / "b", steps=1, validate_at_start=False))
+    run_task(without, settings(tmp_path / "b", steps=1, validate_at_start=False))
     assert without.events == ["batch 0", "validate 1", "sheet 1"]
 
 
@@ -150,16 +151,16 @@ def test_a_validation_that_fails_fails_before_the_first_step(tmp_path):
 
     task = Large()
     with pytest.raises(torch.OutOfMemoryError):
-        loop.run(task, settings(tmp_path))
+        run_task(task, settings(tmp_path))
     assert task.events == []
 
 
 @pytest.mark.parametrize("every", [1, 4])
 def test_the_average_is_saved_beside_the_raw_weights_and_resumes_bit_for_bit(tmp_path, every):
-    loop.run(RegressorTask(), settings(tmp_path / "a", ema_every=every, ema_device="cpu"))
+    run_task(RegressorTask(), settings(tmp_path / "a", ema_every=every, ema_device="cpu"))
     config = settings(tmp_path / "b", ema_every=every)
-    loop.run(Stopping(at=9 * 6), config)
-    loop.run(RegressorTask(), dataclasses.replace(config, resume=True))
+    run_task(Stopping(at=9 * 6), config)
+    run_task(RegressorTask(), dataclasses.replace(config, resume=True))
     made = tensors(tmp_path / "a", 20)
     assert_same_bits(made, tensors(tmp_path / "b", 20))
     ema, raw = made[checkpoints.EMA], made[checkpoints.WEIGHTS]
@@ -169,11 +170,11 @@ def test_the_average_is_saved_beside_the_raw_weights_and_resumes_bit_for_bit(tmp
 
 def test_a_poisoned_batch_stops_the_run_before_anything_changes(tmp_path):
     clean = RegressorTask()
-    loop.run(clean, settings(tmp_path / "clean", steps=5, warmup_steps=0, decay_fraction=0.0))
+    run_task(clean, settings(tmp_path / "clean", steps=5, warmup_steps=0, decay_fraction=0.0))
     task = RegressorTask(poisoned=frozenset({5 * 6 + 2}))
     config = settings(tmp_path / "bad", warmup_steps=0, decay_fraction=0.0)
     with pytest.raises(NonFiniteError, match=r"step 5, batch positions 30…35: loss nan; .*first"):
-        loop.run(task, config)
+        run_task(task, config)
     for name, value in clean.module.named_parameters():
         assert torch.equal(value, dict(task.module.named_parameters())[name]), name
     assert checkpoints.stored(tmp_path / "bad" / "checkpoints") == []
@@ -182,13 +183,13 @@ def test_a_poisoned_batch_stops_the_run_before_anything_changes(tmp_path):
 
 def test_a_run_that_stops_leaves_a_report_that_says_why(tmp_path):
     with pytest.raises(NonFiniteError, match="step 2"):
-        loop.run(RegressorTask(poisoned=frozenset({13})), settings(tmp_path))
+        run_task(RegressorTask(poisoned=frozenset({13})), settings(tmp_path))
     assert "Stopped at step 2" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_a_report_that_cannot_be_written_does_not_end_the_run(tmp_path, capsys):
     (tmp_path / "report.html").mkdir()
-    result = loop.run(RegressorTask(), settings(tmp_path, validate_every=10))
+    result = run_task(RegressorTask(), settings(tmp_path, validate_every=10))
     assert result.stopped == "finished" and result.export is not None
     assert "no report at step 10: " in capsys.readouterr().out
     events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -198,55 +199,67 @@ def test_a_report_that_cannot_be_written_does_not_end_the_run(tmp_path, capsys):
 
 
 def test_the_same_command_goes_on_after_a_restart_by_torchrun(tmp_path, monkeypatch):
-    loop.run(RegressorTask(), settings(tmp_path / "a"))
+    run_task(RegressorTask(), settings(tmp_path / "a"))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     config = settings(tmp_path / "b")
-    assert loop.run(Stopping(at=9 * 6), config).step == 10  # nothing there yet: it begins
-    assert loop.run(RegressorTask(), config).step == 20
+    assert run_task(Stopping(at=9 * 6), config).step == 10  # nothing there yet: it begins
+    assert run_task(RegressorTask(), config).step == 20
     assert_same_bits(tensors(tmp_path / "a", 20), tensors(tmp_path / "b", 20))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     with pytest.raises(UserError, match="already holds a run at step 20"):
-        loop.run(RegressorTask(), config)
+        run_task(RegressorTask(), config)
 
 
 def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
     with files.FolderLock(tmp_path), pytest.raises(UserError, match="in use by process"):
-        loop.run(RegressorTask(), settings(tmp_path))
+        run_task(RegressorTask(), settings(tmp_path))
 
 
 def test_a_used_folder_needs_resume_and_an_empty_one_cannot_resume(tmp_path):
     with pytest.raises(UserError, match="nothing to resume"):
-        loop.run(RegressorTask(), settings(tmp_path, resume=True))
-    loop.run(RegressorTask(), settings(tmp_path, steps=2))
+        run_task(RegressorTask(), settings(tmp_path, resume=True))
+    run_task(RegressorTask(), settings(tmp_path, steps=2))
     with pytest.raises(UserError, match="already holds a run at step 2"):
-        loop.run(RegressorTask(), settings(tmp_path))
+        run_task(RegressorTask(), settings(tmp_path))
 
 
 def test_a_folder_that_cannot_be_used_is_refused_before_the_task_is_built(tmp_path, monkeypatch):
-    settled = settings(tmp_path, steps=2)
-    loop.refuse_early(settled, "regressor")
+    built = []
+
+    def begin(**changes):
+        def build(context):
+            built.append(context)
+            return RegressorTask()
+
+        return loop.run(build, settings(tmp_path, steps=2, **changes), name="regressor")
+
     with pytest.raises(UserError, match="nothing to resume"):
-        loop.refuse_early(settings(tmp_path, resume=True), "regressor")
-    loop.run(RegressorTask(), settled)
-    with pytest.raises(UserError, match="already holds a run at step 2"):
-        loop.refuse_early(settled, "regressor")
-    loop.refuse_early(settings(tmp_path, resume=True), "regressor")
-    with files.FolderLock(tmp_path), pytest.raises(UserError, match="in use by process"):
-        loop.refuse_early(settings(tmp_path, resume=True), "regressor")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    loop.refuse_early(settled, "regressor")
+        begin(resume=True)
+    with pytest.raises(UserError, match="no folder at"):
+        begin(init_from=tmp_path / "nowhere")
     with pytest.raises(UserError, match="fp16 needs a CUDA device"):
-        loop.refuse_early(settings(tmp_path, mixed_precision="fp16"), "regressor")
+        begin(mixed_precision="fp16")
+    assert not built
+    begin()
+    with pytest.raises(UserError, match="already holds a run at step 2"):
+        begin()
+    with files.FolderLock(tmp_path), pytest.raises(UserError, match="in use by process"):
+        begin(resume=True)
+    with pytest.raises(UserError, match="with --seed 0, not 1"):
+        begin(resume=True, seed=1)
+    assert len(built) == 1 and built[0].folder == tmp_path and built[0].device.type == "cpu"
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert begin().step == 2 and built[1].positions.begin_step == 2
 
 
 def test_resume_passes_over_a_damaged_checkpoint_and_says_so(tmp_path, capsys):
-    loop.run(RegressorTask(), settings(tmp_path, steps=20))  # leaves steps 17 and 20
+    run_task(RegressorTask(), settings(tmp_path, steps=20))  # leaves steps 17 and 20
     newest = tmp_path / "checkpoints" / checkpoints.folder_name(20)
     whole = tensors(tmp_path, 20)
     damaged = bytearray((newest / checkpoints.WEIGHTS).read_bytes())
     damaged[-1] ^= 1
     (newest / checkpoints.WEIGHTS).write_bytes(bytes(damaged))
-    result = loop.run(RegressorTask(), settings(tmp_path, steps=20, resume=True))
+    result = run_task(RegressorTask(), settings(tmp_path, steps=20, resume=True))
     text = capsys.readouterr().out
     assert "step-00000020: weights.safetensors differs" in text
     assert "resuming from" in text and "step-00000017" in text
@@ -255,8 +268,8 @@ def test_resume_passes_over_a_damaged_checkpoint_and_says_so(tmp_path, capsys):
 
 
 def test_more_steps_after_the_decay_has_begun_are_not_made_and_it_says_so(tmp_path, capsys):
-    loop.run(RegressorTask(), settings(tmp_path, steps=4))
-    result = loop.run(RegressorTask(), settings(tmp_path, steps=9, resume=True))
+    run_task(RegressorTask(), settings(tmp_path, steps=4))
+    result = run_task(RegressorTask(), settings(tmp_path, steps=9, resume=True))
     assert result.step == 4
     assert "ends at step 4, not 9; to go on from before it, --continue-from" in (
         capsys.readouterr().out
@@ -264,18 +277,18 @@ def test_more_steps_after_the_decay_has_begun_are_not_made_and_it_says_so(tmp_pa
 
 
 def test_another_seed_or_another_task_cannot_resume(tmp_path):
-    loop.run(RegressorTask(), settings(tmp_path, steps=2))
+    run_task(RegressorTask(), settings(tmp_path, steps=2))
     with pytest.raises(UserError, match="begun with --seed 0"):
-        loop.run(RegressorTask(1), settings(tmp_path, resume=True, seed=1))
+        run_task(RegressorTask(1), settings(tmp_path, resume=True, seed=1))
     other = RegressorTask()
     other.name = "other"
     with pytest.raises(UserError, match="checkpoint of the task regressor"):
-        loop.run(other, settings(tmp_path, resume=True))
+        run_task(other, settings(tmp_path, resume=True))
 
 
 def test_a_time_limit_alone_fixes_the_decay_once_and_ends_the_run(tmp_path):
     config = settings(tmp_path, steps=None, max_minutes=1.5 / 60, decay_fraction=0.4)
-    result = loop.run(RegressorTask(), config)
+    result = run_task(RegressorTask(), config)
     state = checkpoints.read_state(result.checkpoint)
     assert result.stopped in ("finished", "time")
     assert 0 < state.decay_start < state.decay_end
@@ -288,33 +301,33 @@ def test_a_time_limit_alone_fixes_the_decay_once_and_ends_the_run(tmp_path):
 
 
 def test_a_decay_branches_off_a_checkpoint_into_a_new_run(tmp_path):
-    loop.run(RegressorTask(), settings(tmp_path / "a", steps=10, decay_fraction=0.0))
+    run_task(RegressorTask(), settings(tmp_path / "a", steps=10, decay_fraction=0.0))
     source = tmp_path / "a" / "checkpoints" / checkpoints.folder_name(10)
-    result = loop.run(RegressorTask(), settings(tmp_path / "b", steps=6, decay_from=source))
+    result = run_task(RegressorTask(), settings(tmp_path / "b", steps=6, decay_from=source))
     state = checkpoints.read_state(result.checkpoint)
     assert (state.begin_step, state.decay_start, state.decay_end) == (10, 10, 16)
     assert (result.step, state.positions) == (16, 96)
-    further = loop.run(RegressorTask(), settings(tmp_path / "c", steps=10, continue_from=source))
+    further = run_task(RegressorTask(), settings(tmp_path / "c", steps=10, continue_from=source))
     assert checkpoints.read_state(further.checkpoint).decay_start == 18
     assert checkpoints.stored(tmp_path / "a" / "checkpoints") == [(10, source)]
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "run", "export"])
 def test_init_from_takes_the_averaged_weights_only(tmp_path, what):
-    made = loop.run(RegressorTask(), settings(tmp_path / "a", steps=4))
+    made = run_task(RegressorTask(), settings(tmp_path / "a", steps=4))
     source = {"checkpoint": made.checkpoint, "run": made.run_dir, "export": made.export}[what]
     task = RegressorTask()
     config = settings(
         tmp_path / "b", steps=1, init_from=source, learning_rate=1e-12, weight_decay=0.0
     )
-    loop.run(task, config)
+    run_task(task, config)
     for name, value in load_file(made.checkpoint / checkpoints.EMA).items():
         assert torch.allclose(value, dict(task.module.named_parameters())[name], atol=1e-9), name
     assert checkpoints.read_state(tmp_path / "b/checkpoints/step-00000001").positions == 6
 
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path, capsys):
-    result = loop.run(RegressorTask(), settings(tmp_path / "run", dry_run=True))
+    result = run_task(RegressorTask(), settings(tmp_path / "run", dry_run=True))
     text = capsys.readouterr().out
     assert result.stopped == "dry run" and not (tmp_path / "run").exists()
     assert "batch_size: 6" in text and "159 trained" in text and "6 frozen" in text
@@ -323,7 +336,7 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(tmp_path, capsys):
 
 def test_bf16_and_channels_last_train_on_cpu(tmp_path):
     config = settings(tmp_path, steps=4, mixed_precision="bf16", channels_last=True)
-    result = loop.run(RegressorTask(), config)
+    result = run_task(RegressorTask(), config)
     assert result.metrics == {} and result.step == 4
     assert all(
         t.dtype == torch.float32
@@ -334,7 +347,7 @@ def test_bf16_and_channels_last_train_on_cpu(tmp_path):
 
 def test_neither_steps_nor_minutes_is_refused(tmp_path):
     with pytest.raises(UserError, match="neither steps nor max_minutes"):
-        loop.run(RegressorTask(), settings(tmp_path, steps=None))
+        run_task(RegressorTask(), settings(tmp_path, steps=None))
 
 
 def launch(run_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -358,7 +371,7 @@ def test_a_launch_of_two_processes_makes_the_weights_of_one(tmp_path, accumulati
     assert two.returncode == 0, two.stderr
     assert "2 processes, backend gloo, device cpu" in two.stdout
     config = settings(tmp_path / "one", steps=6, batch_size=8, warmup_steps=1, learning_rate=1e-3)
-    loop.run(RegressorTask(plain=True), config)
+    run_task(RegressorTask(plain=True), config)
     a, b = tensors(tmp_path / "one", 6), tensors(tmp_path / "two", 6)
     for part in (checkpoints.WEIGHTS, checkpoints.EMA):
         for name, value in a[part].items():

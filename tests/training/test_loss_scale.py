@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from regressor import RegressorTask
+from run_task import run_task
 from torch import nn
 
 from latentdiff import devices
@@ -18,7 +19,6 @@ from latentdiff.errors import UserError
 from latentdiff.training.optimizers import guarded_step as optim
 from latentdiff.training.optimizers.guarded_step import GuardedStep, NonFiniteError, build_optimizer
 from latentdiff.training.optimizers.loss_scale import LossScale
-from latentdiff.training.run import loop
 from latentdiff.training.train_config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -146,10 +146,10 @@ def test_overflows_in_a_row_stop_and_name_the_step_and_the_parameter():
 
 def test_fp16_without_cuda_is_refused_by_name(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="fp16 needs a CUDA device, this is cpu"):
-        loop.run(RegressorTask(), dataclasses.replace(BASE, mixed_precision="fp16"))
+        run_task(RegressorTask(), dataclasses.replace(BASE, mixed_precision="fp16"))
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     with pytest.raises(UserError, match="fp16 needs a CUDA device, this is cpu"):
-        loop.run(RegressorTask(), dataclasses.replace(BASE, run_dir=tmp_path, threads=1))
+        run_task(RegressorTask(), dataclasses.replace(BASE, run_dir=tmp_path, threads=1))
 
 
 @pytest.fixture
@@ -183,15 +183,15 @@ class Steep(RegressorTask):
 
 def test_an_fp16_run_skips_overflows_learns_and_resumes_bit_for_bit(tmp_path, fp16_on_cpu):
     run_dir = tmp_path / "a"
-    loop.run(Steep(50.0), dataclasses.replace(BASE, run_dir=run_dir))
+    run_task(Steep(50.0), dataclasses.replace(BASE, run_dir=run_dir))
     skipped, scales = numbers(run_dir, "skipped_updates"), numbers(run_dir, "loss_scale")
     assert 0 < skipped[-1] < 8 and scales[-1] == 2.0 ** (16 - skipped[-1])
     state = bits(run_dir, 8)
     assert all(t.dtype == torch.float32 for n, t in state.items() if n.endswith("weight"))
     assert float(state["step.last.weight"]) == 8 - skipped[-1]
     first = dataclasses.replace(BASE, run_dir=tmp_path / "b")
-    loop.run(Steep(50.0), dataclasses.replace(first, steps=3))
-    loop.run(Steep(50.0), dataclasses.replace(first, resume=True))
+    run_task(Steep(50.0), dataclasses.replace(first, steps=3))
+    run_task(Steep(50.0), dataclasses.replace(first, resume=True))
     again = bits(tmp_path / "b", 8)
     assert state.keys() == again.keys()
     assert all(torch.equal(state[name], again[name]) for name in state)
@@ -201,14 +201,14 @@ def test_an_fp16_run_that_only_overflows_stops_with_its_weights_unmoved(tmp_path
     task = Steep(1e30)
     before = {n: p.detach().clone() for n, p in task.module.named_parameters()}
     with pytest.raises(NonFiniteError, match=r"step 19, .* 20 updates in a row"):
-        loop.run(task, dataclasses.replace(BASE, run_dir=tmp_path, steps=40))
+        run_task(task, dataclasses.replace(BASE, run_dir=tmp_path, steps=40))
     assert all(torch.equal(before[n], p) for n, p in task.module.named_parameters())
 
 
 def test_a_missing_bitsandbytes_is_named_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
     with pytest.raises(UserError, match="needs the package bitsandbytes: pip install"):
-        loop.run(
+        run_task(
             RegressorTask(), dataclasses.replace(BASE, run_dir=tmp_path, optimizer="adamw8bit")
         )
 
@@ -228,15 +228,15 @@ def test_eight_bit_moments_train_and_resume_bit_for_bit(tmp_path):
     pytest.importorskip("bitsandbytes")
     config = dataclasses.replace(BASE, optimizer="adamw8bit", run_dir=tmp_path / "a")
     task = Wide()
-    loop.run(task, config)
+    run_task(task, config)
     assert numbers(tmp_path / "a", "error")[-1] < numbers(tmp_path / "a", "error")[0]
     whole = bits(tmp_path / "a", 8)
     assert whole["state1.first.weight"].dtype == torch.uint8
     config = dataclasses.replace(config, run_dir=tmp_path / "b")
-    loop.run(Wide(), dataclasses.replace(config, steps=3))
-    loop.run(Wide(), dataclasses.replace(config, resume=True))
+    run_task(Wide(), dataclasses.replace(config, steps=3))
+    run_task(Wide(), dataclasses.replace(config, resume=True))
     again = bits(tmp_path / "b", 8)
     assert whole.keys() == again.keys()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     with pytest.raises(UserError, match="moments are those of --optimizer adamw8bit"):
-        loop.run(Wide(), dataclasses.replace(config, optimizer="adamw", resume=True, steps=9))
+        run_task(Wide(), dataclasses.replace(config, optimizer="adamw", resume=True, steps=9))

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from regressor import Regressor, RegressorTask
+from run_task import opened, run_task
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,7 +18,7 @@ from latentdiff.checkpoints import store as checkpoints
 from latentdiff.cli import main as cli
 from latentdiff.errors import UserError
 from latentdiff.training.optimizers.guarded_step import NonFiniteError
-from latentdiff.training.run import loop, non_finite
+from latentdiff.training.run import non_finite
 from latentdiff.training.run.replay import HEADER, Event, replay, sample_losses
 from latentdiff.training.tasks import clip_task as clip
 from latentdiff.training.tasks import text_to_image
@@ -42,13 +43,13 @@ BASE = TrainConfig(
 def stopped(task: RegressorTask, run_dir, **changes) -> tuple[str, non_finite.Kept]:
     config = dataclasses.replace(BASE, run_dir=run_dir, **changes)
     with pytest.raises(NonFiniteError) as caught:
-        loop.run(task, config)
+        run_task(task, config)
     return str(caught.value), non_finite.read(run_dir)
 
 
 def test_a_poisoned_batch_is_kept_with_its_positions_and_the_weights_it_met(tmp_path):
     clean = RegressorTask()
-    loop.run(clean, dataclasses.replace(BASE, run_dir=tmp_path / "clean", steps=3))
+    run_task(clean, dataclasses.replace(BASE, run_dir=tmp_path / "clean", steps=3))
     task = RegressorTask(poisoned=frozenset({3 * 6 + 1}))  # in the first micro-batch of two
     message, kept = stopped(task, tmp_path / "bad")
     place = tmp_path / "bad" / "non_finite" / "step-00000003"
@@ -166,7 +167,7 @@ def test_what_cannot_be_kept_does_not_hide_why_the_run_stopped(tmp_path, monkeyp
     monkeypatch.setattr(non_finite, "save_file", full)
     config = dataclasses.replace(BASE, run_dir=tmp_path)
     with pytest.raises(NonFiniteError, match=r"loss nan; .*What it saw could not be kept: "):
-        loop.run(RegressorTask(poisoned=frozenset({13})), config)
+        run_task(RegressorTask(poisoned=frozenset({13})), config)
     assert list((tmp_path / "non_finite").iterdir()) == []
 
 
@@ -187,8 +188,8 @@ def tiny(tmp_path_factory):
     """The text-to-image task on tiny scenes."""
     root = tmp_path_factory.mktemp("parts")
     for name, task in (
-        ("vae", vae.VaeTask(vae.PRESETS["tiny"])),
-        ("clip", clip.ClipTask(clip.PRESETS["tiny"])),
+        ("vae", opened(vae.VaeTask, vae.PRESETS["tiny"])),
+        ("clip", opened(clip.ClipTask, clip.PRESETS["tiny"])),
     ):
         (root / name).mkdir()
         task.export(task.module, root / name)
@@ -203,12 +204,12 @@ def test_debug_names_the_module_of_a_unet_that_is_not_finite(tiny, tmp_path, cap
         tiny,
         train=dataclasses.replace(tiny.train, run_dir=run, device="cpu", validate_at_start=False),
     )
-    task = text_to_image.TextToImageTask(config)
+    task = opened(text_to_image.TextToImageTask, config)
     module = "unet.mid_block.resnets.0.conv1"
     with torch.no_grad():
         task.module.get_submodule(module).weight.fill_(3e38)
     with pytest.raises(NonFiniteError, match="latentdiff debug"):
-        loop.run(task, config.train, settings=config)
+        run_task(task, config.train, settings=config)
     capsys.readouterr()
     assert cli.run(["debug", str(run)]) == 0
     text = capsys.readouterr().out
@@ -237,7 +238,7 @@ def test_debug_names_the_sample_whose_latents_are_not_finite(tiny, tmp_path, cap
     train = dataclasses.replace(tiny.train, run_dir=run, device="cpu", validate_at_start=False)
     config = dataclasses.replace(tiny, train=train)
     with pytest.raises(NonFiniteError, match="step 1, batch positions 4…7"):
-        loop.run(Bad(config), config.train, settings=config)
+        run_task(opened(Bad, config), config.train, settings=config)
     capsys.readouterr()
     assert cli.run(["debug", str(run)]) == 0
     text = capsys.readouterr().out

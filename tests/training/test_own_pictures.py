@@ -11,14 +11,17 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from run_task import opened, run_task
 
 from latentdiff.config import from_dict
 from latentdiff.data.cache import uses as cache_uses
+from latentdiff.data.cache.build import Team
 from latentdiff.data.cache.latent_cache import LatentCache
 from latentdiff.data.captions import CaptionConfig
 from latentdiff.errors import UserError
 from latentdiff.models.lora.layers import LoraConfig, lora_state
-from latentdiff.training.run.loop import run
+from latentdiff.training.run.context import RunContext
+from latentdiff.training.run.positions import Positions
 from latentdiff.training.tasks.text_to_image import DataConfig, TextToImageConfig, TextToImageTask
 from latentdiff.training.train_config import TrainConfig
 
@@ -84,11 +87,11 @@ def losses(run_dir):
 
 
 def test_a_batch_is_of_one_bucket_and_a_function_of_the_positions_alone(base, pictures, tmp_path):
-    task = TextToImageTask(config(base, pictures, tmp_path))
+    task = opened(TextToImageTask, config(base, pictures, tmp_path))
     shapes = set()
     for first in range(0, 24, 4):
         whole = task.batch(range(first, first + 4))
-        shapes.add(tuple(whole["pictures"].shape[1:3]))
+        shapes.add(tuple(whole["images"].shape[1:3]))
         alone = task.batch([first + 2])
         for name in whole:
             assert torch.equal(whole[name][2], alone[name][0]), name
@@ -96,7 +99,7 @@ def test_a_batch_is_of_one_bucket_and_a_function_of_the_positions_alone(base, pi
 
 
 def test_held_out_pictures_are_never_trained_on(base, pictures, tmp_path):
-    task = TextToImageTask(config(base, pictures, tmp_path))
+    task = opened(TextToImageTask, config(base, pictures, tmp_path))
     seen = {int(row) for row in task.feed.order.rows(range(200))}
     assert seen and not seen & set(task.feed.held)
     assert seen | set(task.feed.held) == set(range(14))
@@ -108,7 +111,7 @@ def test_copies_of_a_picture_are_held_out_together(base, tmp_path):
     data = make_pictures(tmp_path / "pictures")
     for k in range(10):
         shutil.copy(data / "00.png", data / f"{k + 4:02d}.png")
-    task = TextToImageTask(config(base, data, tmp_path / "run"))
+    task = opened(TextToImageTask, config(base, data, tmp_path / "run"))
     copies = {0, *range(4, 14)}
     assert not set(task.feed.held) & copies or copies <= set(task.feed.held)
 
@@ -116,7 +119,7 @@ def test_copies_of_a_picture_are_held_out_together(base, tmp_path):
 def test_the_loss_with_a_cache_is_that_without_one(base, pictures, tmp_path):
     for name, cache in (("plain", None), ("cached", tmp_path / "cache")):
         settings = config(base, pictures, tmp_path / name, cache=cache, train={"steps": 20})
-        run(TextToImageTask(settings), settings.train, settings=settings)
+        run_task(opened(TextToImageTask, settings), settings.train, settings=settings)
     plain, cached = losses(tmp_path / "plain"), losses(tmp_path / "cached")
     assert len(plain) == 20
     np.testing.assert_allclose(plain, cached, rtol=1e-5, atol=1e-5)
@@ -131,16 +134,16 @@ def test_one_data_set_cached_at_two_sizes_is_two_uses_of_the_cache(base, picture
             cache=tmp_path / "cache",
             pictures={"resolution": side},
         )
-        TextToImageTask(settings)
+        opened(TextToImageTask, settings)
     uses = cache_uses.listed(LatentCache(tmp_path / "cache"))
     assert sorted(use.about["size"][:5] for use in uses) == ["24 px", "32 px"]
 
 
 def test_cached_flips_and_contexts_are_those_of_the_uncached_run(base, pictures, tmp_path):
     flipped = {"pictures": {"flip": True}}
-    plain = TextToImageTask(config(base, pictures, tmp_path / "a", **flipped))
-    cached = TextToImageTask(
-        config(base, pictures, tmp_path / "b", cache=tmp_path / "cache", **flipped)
+    plain = opened(TextToImageTask, config(base, pictures, tmp_path / "a", **flipped))
+    cached = opened(
+        TextToImageTask, config(base, pictures, tmp_path / "b", cache=tmp_path / "cache", **flipped)
     )
     for first in range(0, 16, 4):
         one, other = (task.batch(range(first, first + 4)) for task in (plain, cached))
@@ -151,8 +154,9 @@ def test_cached_flips_and_contexts_are_those_of_the_uncached_run(base, pictures,
 
 
 def test_contexts_are_left_out_of_the_cache_when_asked(base, pictures, tmp_path):
-    task = TextToImageTask(
-        config(base, pictures, tmp_path, cache=tmp_path / "cache", cache_contexts=False)
+    task = opened(
+        TextToImageTask,
+        config(base, pictures, tmp_path, cache=tmp_path / "cache", cache_contexts=False),
     )
     batch = task.batch(range(4))
     assert "input_ids" in batch and "context" not in batch and "x_t" in batch
@@ -162,13 +166,13 @@ def test_contexts_are_left_out_of_the_cache_when_asked(base, pictures, tmp_path)
 def test_a_run_does_not_go_on_with_other_data(base, tmp_path):
     data = make_pictures(tmp_path / "pictures")
     settings = config(base, data, tmp_path / "run", train={"stop_at": 1})
-    run(TextToImageTask(settings), settings.train, settings=settings)
+    run_task(opened(TextToImageTask, settings), settings.train, settings=settings)
     (data / "03.png").unlink()
     text = (data / "metadata.jsonl").read_text().splitlines()
     (data / "metadata.jsonl").write_text("\n".join(t for t in text if "03.png" not in t) + "\n")
     train = dataclasses.replace(settings.train, resume=True, stop_at=None)
     with pytest.raises(UserError, match=r"not those that the run .* was begun with"):
-        run(TextToImageTask(settings), train, settings=settings)
+        run_task(opened(TextToImageTask, settings), train, settings=settings)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -181,11 +185,11 @@ def test_a_picture_that_breaks_later_is_replaced_and_named(base, tmp_path, worke
         pictures={"bad_sample_limit": 0.2},
         train={"num_workers": workers, "steps": 8},
     )
-    task = TextToImageTask(settings)
+    task = opened(TextToImageTask, settings)
     broken = next(r for r in range(8) if r not in task.feed.held)
     whole = (data / f"{broken:02d}.png").read_bytes()
     (data / f"{broken:02d}.png").write_bytes(whole[: len(whole) // 2])
-    result = run(task, settings.train, settings=settings)
+    result = run_task(task, settings.train, settings=settings)
     assert result.step == 8
     lines = (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == [f"{broken:02d}.png"]
@@ -193,9 +197,11 @@ def test_a_picture_that_breaks_later_is_replaced_and_named(base, tmp_path, worke
 
 def test_a_broken_picture_alone_in_its_bucket_is_replaced_from_another(base, tmp_path):
     data = make_pictures(tmp_path / "pictures", sizes=((32, 32),) * 9 + ((48, 24),))
-    task = TextToImageTask(config(base, data, tmp_path / "run", pictures={"validation_share": 0}))
+    task = opened(
+        TextToImageTask, config(base, data, tmp_path / "run", pictures={"validation_share": 0})
+    )
     (data / "09.png").write_bytes(b"no picture")
-    shapes = {tuple(task.batch(range(k, k + 4))["pictures"].shape[1:3]) for k in range(0, 80, 4)}
+    shapes = {tuple(task.batch(range(k, k + 4))["images"].shape[1:3]) for k in range(0, 80, 4)}
     assert shapes == {(32, 32), (24, 40)}
 
 
@@ -203,19 +209,19 @@ def test_a_broken_picture_alone_in_its_bucket_is_replaced_from_another(base, tmp
 def test_too_many_bad_pictures_stop_the_run_in_one_line(base, tmp_path, workers):
     data = make_pictures(tmp_path / "pictures")
     settings = config(base, data, tmp_path / "run", train={"num_workers": workers, "steps": 20})
-    task = TextToImageTask(settings)
+    task = opened(TextToImageTask, settings)
     for row in range(6):
         (data / f"{row:02d}.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"2 of 14 pictures cannot be used") as caught:
-        run(task, settings.train, settings=settings)
+        run_task(task, settings.train, settings=settings)
     assert "\n" not in str(caught.value)
 
 
 def test_pictures_smaller_than_the_model_can_take_are_named_with_the_way_out(base, tmp_path):
     data = make_pictures(tmp_path / "pictures", sizes=((4, 4),) * 3 + ((32, 32),) * 5)
     with pytest.raises(UserError, match=r"4x4 px.*--upscale enlarges it"):
-        TextToImageTask(config(base, data, tmp_path / "run"))
-    large = TextToImageTask(config(base, data, tmp_path / "b", pictures={"upscale": True}))
+        opened(TextToImageTask, config(base, data, tmp_path / "run"))
+    large = opened(TextToImageTask, config(base, data, tmp_path / "b", pictures={"upscale": True}))
     assert set(large.feed.order.rows(range(64))) | set(large.feed.held) == set(range(8))
 
 
@@ -228,8 +234,8 @@ def test_a_lora_trains_nothing_but_its_pairs_and_starts_as_the_base(base, pictur
         lora=LoraConfig(rank=2),
         train_text_encoder=True,
     )
-    task = TextToImageTask(settings)
-    plain = TextToImageTask(config(base, pictures, tmp_path))
+    task = opened(TextToImageTask, settings)
+    plain = opened(TextToImageTask, config(base, pictures, tmp_path))
     batch = task.batch(range(4))
     torch.testing.assert_close(task.module(batch)["loss"], plain.module(batch)["loss"])
     names = [name for name, p in task.module.named_parameters() if p.requires_grad]
@@ -243,9 +249,9 @@ def test_a_lora_trains_nothing_but_its_pairs_and_starts_as_the_base(base, pictur
 def test_a_lora_run_leaves_what_another_run_starts_from(base, pictures, tmp_path):
     lora = {"method": "lora", "lora": LoraConfig(rank=2), "train": {"ema_decay": 0.0}}
     settings = config(base, pictures, tmp_path / "run", **lora)
-    first = TextToImageTask(settings)
-    result = run(first, settings.train, settings=settings)
-    other = TextToImageTask(config(base, pictures, tmp_path / "other", **lora))
+    first = opened(TextToImageTask, settings)
+    result = run_task(first, settings.train, settings=settings)
+    other = opened(TextToImageTask, config(base, pictures, tmp_path / "other", **lora))
     assert not lora_state(other.networks.text_encoder)
     other.initialise(result.export)
     batch = first.batch(range(4))
@@ -254,9 +260,9 @@ def test_a_lora_run_leaves_what_another_run_starts_from(base, pictures, tmp_path
 
 def test_a_trained_text_encoder_learns_and_is_exported(base, pictures, tmp_path):
     settings = config(base, pictures, tmp_path / "run", train_text_encoder=True)
-    task = TextToImageTask(settings)
+    task = opened(TextToImageTask, settings)
     before = {n: p.clone() for n, p in task.module.text_encoder.named_parameters()}
-    result = run(task, settings.train, settings=settings)
+    result = run_task(task, settings.train, settings=settings)
     moved = [n for n, p in task.module.text_encoder.named_parameters() if (p != before[n]).any()]
     assert len(moved) > len(before) / 2
     from latentdiff.models import bundle
@@ -266,8 +272,8 @@ def test_a_trained_text_encoder_learns_and_is_exported(base, pictures, tmp_path)
 
 
 def test_offset_noise_shifts_whole_channels(base, pictures, tmp_path):
-    plain = TextToImageTask(config(base, pictures, tmp_path)).batch(range(4))["eps"]
-    shifted = TextToImageTask(config(base, pictures, tmp_path, offset_noise=0.5))
+    plain = opened(TextToImageTask, config(base, pictures, tmp_path)).batch(range(4))["eps"]
+    shifted = opened(TextToImageTask, config(base, pictures, tmp_path, offset_noise=0.5))
     shift = shifted.batch(range(4))["eps"] - plain
     torch.testing.assert_close(
         shift, shift.mean(dim=(2, 3), keepdim=True).expand_as(shift), atol=1e-6, rtol=0
@@ -278,7 +284,7 @@ def test_offset_noise_shifts_whole_channels(base, pictures, tmp_path):
 def test_gradient_checkpointing_changes_no_gradient(base, pictures, tmp_path):
     found = []
     for on in (False, True):
-        task = TextToImageTask(config(base, pictures, tmp_path, gradient_checkpointing=on))
+        task = opened(TextToImageTask, config(base, pictures, tmp_path, gradient_checkpointing=on))
         task.module.train()
         task.module(task.batch(range(4)))["loss"].backward()
         found.append([p.grad for p in task.module.parameters()])
@@ -288,9 +294,10 @@ def test_gradient_checkpointing_changes_no_gradient(base, pictures, tmp_path):
 
 def test_zero_terminal_snr_is_refused_with_epsilon_and_kept_with_v(base, pictures, tmp_path):
     with pytest.raises(UserError, match="does not go with epsilon"):
-        TextToImageTask(config(base, pictures, tmp_path, zero_terminal_snr=True))
-    task = TextToImageTask(
-        config(base, pictures, tmp_path, zero_terminal_snr=True, prediction_type="v_prediction")
+        opened(TextToImageTask, config(base, pictures, tmp_path, zero_terminal_snr=True))
+    task = opened(
+        TextToImageTask,
+        config(base, pictures, tmp_path, zero_terminal_snr=True, prediction_type="v_prediction"),
     )
     assert float(task.schedule.alpha_bar[-1]) == 0.0
     task.export(task.module, tmp_path)
@@ -303,11 +310,12 @@ def test_long_captions_are_refused_by_name_and_chunked_without_loss(base, tmp_pa
     long = " and ".join(["a cat in the snow"] * 9)
     data = make_pictures(tmp_path / "pictures", sizes=((32, 32),) * 8, captions=(long, "a fox"))
     with pytest.raises(UserError, match=r"over the text encoder's 24 tokens.*00.png"):
-        TextToImageTask(config(base, data, tmp_path))
-    task = TextToImageTask(
+        opened(TextToImageTask, config(base, data, tmp_path))
+    task = opened(
+        TextToImageTask,
         config(
             base, data, tmp_path, captions=CaptionConfig(long_captions="chunk", caption_dropout=0)
-        )
+        ),
     )
     batch = task.batch(range(4))
     assert batch["input_ids"].ndim == 3 and batch["input_ids"].shape[1] > 1
@@ -322,9 +330,9 @@ def test_a_prior_takes_its_share_of_the_batches_and_none_of_the_validation(base,
     own = make_pictures(tmp_path / "own")
     prior = make_pictures(tmp_path / "prior", sizes=((32, 32),) * 6, captions=("two dogs",))
     shares = {"prior_data": str(prior), "prior_share": 0.25}
-    task = TextToImageTask(config(base, own, tmp_path / "run", pictures=shares))
+    task = opened(TextToImageTask, config(base, own, tmp_path / "run", pictures=shares))
     names = [task.sample_names(range(k, k + 4)) for k in range(0, 160, 4)]
-    alone = TextToImageTask(config(base, own, tmp_path / "alone"))
+    alone = opened(TextToImageTask, config(base, own, tmp_path / "alone"))
     of_own = [n for k, n in enumerate(names) if k % 4 != 3]
     assert of_own == [alone.sample_names(range(k, k + 4)) for k in range(0, 120, 4)]
     of_prior = [name for k in range(3, 40, 4) for name in names[k]]
@@ -354,25 +362,31 @@ def make_shards(folder, count=3, each=8):
     return folder
 
 
-def test_a_stream_is_a_function_of_the_positions_on_any_process(base, tmp_path, monkeypatch):
+def test_a_stream_is_a_function_of_the_positions_on_any_process(base, tmp_path):
     shards = make_shards(tmp_path / "shards")
     settings = config(base, shards, tmp_path / "run", pictures={"stream": True})
-    task = TextToImageTask(settings)
+    alone = Positions(begin_step=0, begin_position=0, batch_size=4)
+    context = RunContext(folder=tmp_path / "run", positions=alone)
+    task = opened(TextToImageTask, settings, context=context)
 
     def seen(task, positions):
-        return [int(p[0, 0, 0]) // 5 for p in task.batch(positions)["pictures"]]
+        return [int(p[0, 0, 0]) // 5 for p in task.batch(positions)["images"]]
 
     epoch = [number for k in range(0, 24, 4) for number in seen(task, range(k, k + 4))]
     assert sorted(epoch) == list(range(24))
-    resumed = TextToImageTask(settings)
+    later = dataclasses.replace(alone, begin_step=5, begin_position=20)
+    context_later = dataclasses.replace(context, positions=later)
+    resumed = opened(TextToImageTask, settings, context=context_later)
     assert seen(resumed, range(20, 24)) == epoch[20:]
-    again = TextToImageTask(settings)
+    again = opened(TextToImageTask, settings, context=context)
     assert seen(again, range(8, 12)) == epoch[8:12] and seen(again, range(4, 8)) == epoch[4:8]
     of_two: list[int] = []
-    monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in range(2):
-        monkeypatch.setenv("RANK", str(rank))
-        half = TextToImageTask(settings)
+        positions = Positions(begin_step=0, begin_position=0, batch_size=4, processes=2, rank=rank)
+        context = RunContext(
+            folder=tmp_path / "run", team=Team(rank, 2, "token"), positions=positions
+        )
+        half = opened(TextToImageTask, settings, context=context)
         for step in range(6):
             of_two += seen(half, range(4 * step + 2 * rank, 4 * step + 2 * rank + 2))
     assert sorted(of_two) == list(range(24))
@@ -389,15 +403,15 @@ def test_a_stream_trains_and_resumes(base, tmp_path):
                 pictures={"stream": True},
                 train={"steps": 5, "stop_at": stop, "resume": k > 0},
             )
-            run(TextToImageTask(settings), settings.train, settings=settings)
+            run_task(opened(TextToImageTask, settings), settings.train, settings=settings)
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
 
 def test_a_missing_folder_and_contradicting_settings_are_one_line(base, pictures, tmp_path):
     with pytest.raises(UserError, match="nowhere"):  # before the base model, which is not there
-        TextToImageTask(config(tmp_path / "no base", tmp_path / "nowhere", tmp_path))
+        opened(TextToImageTask, config(tmp_path / "no base", tmp_path / "nowhere", tmp_path))
     with pytest.raises(UserError, match="nowhere"):
-        TextToImageTask(config(base, tmp_path / "nowhere", tmp_path))
+        opened(TextToImageTask, config(base, tmp_path / "nowhere", tmp_path))
     with pytest.raises(UserError, match="--crop center"):
         config(base, pictures, tmp_path, cache=tmp_path, crop="random")
     with pytest.raises(UserError, match="give --base"):

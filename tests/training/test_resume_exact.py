@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from regressor import RegressorTask
+from run_task import run_task
 from tiny_runs import BATCH, SCENES, TRAIN, bits, build_parts, noted, text_to_image_task
 
 from latentdiff.checkpoints import store as checkpoints
@@ -61,7 +62,7 @@ def sitting(
     if config.resume:
         found = checkpoints.newest_whole(config.run_dir / "checkpoints")
         already = checkpoints.read_state(found.path).step * config.gradient_accumulation
-    return seen, loop.run(noted(task, note), config)
+    return seen, run_task(noted(task, note), config)
 
 
 def run(fresh, kind: str, folder: Path, *, stops=(), workers=(0,), accumulation=1) -> Run:
@@ -149,7 +150,7 @@ from dataclasses import replace
 from pathlib import Path
 from regressor import RegressorTask
 from tiny_runs import TRAIN, noted
-from latentdiff.training import loop
+from run_task import run_task
 
 seen = []
 def note(positions):
@@ -157,7 +158,7 @@ def note(positions):
     if len(seen) == 3 * 9 + 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-loop.run(noted(RegressorTask(), note), replace(
+run_task(noted(RegressorTask(), note), replace(
     TRAIN, run_dir=Path(sys.argv[1]), batch_size=6, gradient_accumulation=3,
     checkpoint_minutes=1e-9))
 """
@@ -215,12 +216,12 @@ def test_a_signal_cuts_validating_and_drawing_short_and_leaves_a_checkpoint(tmp_
     config = dataclasses.replace(
         TRAIN, run_dir=tmp_path / "b", validate_every=10, sheet_every=10, validate_at_start=True
     )
-    result = loop.run(Endless(where, at), config)
+    result = run_task(Endless(where, at), config)
     assert (result.stopped, result.step, result.signal) == ("interrupted", at, signal.SIGTERM)
     assert result.checkpoint.name == checkpoints.folder_name(at)
     again = dataclasses.replace(config, resume=True)
-    assert loop.run(RegressorTask(), again).stopped == "finished"
-    loop.run(RegressorTask(), dataclasses.replace(config, run_dir=tmp_path / "a"))
+    assert run_task(RegressorTask(), again).stopped == "finished"
+    run_task(RegressorTask(), dataclasses.replace(config, run_dir=tmp_path / "a"))
     assert bits(tmp_path / "a", STEPS) == bits(tmp_path / "b", STEPS)
     lines = [json.loads(x) for x in (tmp_path / "b" / "log.jsonl").read_text().splitlines()]
     validated = [x["step"] for x in lines if x["event"] == "validate"]
@@ -236,16 +237,16 @@ def test_a_signal_before_the_first_update_ends_the_start_at_once(tmp_path, monke
 
     config = dataclasses.replace(TRAIN, run_dir=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        loop.run(Slow(), config)
-    assert loop.run(RegressorTask(), config).step == STEPS  # nothing is in the way of another
+        run_task(Slow(), config)
+    assert run_task(RegressorTask(), config).step == STEPS  # nothing is in the way of another
 
 
 def test_what_a_killed_trainer_was_writing_goes_at_the_next_start(tmp_path):
     config = dataclasses.replace(TRAIN, run_dir=tmp_path, steps=4)
-    loop.run(RegressorTask(), dataclasses.replace(config, stop_at=2))
+    run_task(RegressorTask(), dataclasses.replace(config, stop_at=2))
     for name in (".tmp-export-1-a", "checkpoints/.tmp-step-3-1-a", "validation/.tmp-x-1-a.json"):
         place = tmp_path / name
         place.parent.mkdir(exist_ok=True)
         place.write_text("half") if place.suffix else place.mkdir()
-    assert loop.run(RegressorTask(), dataclasses.replace(config, resume=True)).step == 4
+    assert run_task(RegressorTask(), dataclasses.replace(config, resume=True)).step == 4
     assert list(tmp_path.rglob(".tmp-*")) == []

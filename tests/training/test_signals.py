@@ -9,9 +9,10 @@ import time
 
 import pytest
 from regressor import RegressorTask
+from run_task import run_task
 from tiny_runs import TRAIN, bits, noted
 
-from latentdiff.training.run import loop, trainer
+from latentdiff.training.run import trainer
 from latentdiff.training.run.signals import StopSignals, until_stopped
 
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
@@ -79,10 +80,10 @@ def test_an_update_without_end_is_given_up_and_leaves_no_trace(tmp_path, monkeyp
             for_ever()
 
     task.module.last.register_forward_hook(hang_in_the_second_half)
-    result = loop.run(task, config)
+    result = run_task(task, config)
     assert (result.stopped, result.step) == ("interrupted", 7)
     seen: list[list[int]] = []
-    loop.run(noted(RegressorTask(), seen.append), dataclasses.replace(config, resume=True))
+    run_task(noted(RegressorTask(), seen.append), dataclasses.replace(config, resume=True))
     assert seen[0] == [7 * 4, 7 * 4 + 1]
-    loop.run(RegressorTask(), dataclasses.replace(config, run_dir=tmp_path / "a"))
+    run_task(RegressorTask(), dataclasses.replace(config, run_dir=tmp_path / "a"))
     assert bits(tmp_path / "a", 20) == bits(tmp_path / "b", 20)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from run_task import opened
 
 from latentdiff.cli import main as cli
 from latentdiff.data.captions import CaptionConfig
@@ -28,8 +29,8 @@ def parts(tmp_path_factory):
     root = tmp_path_factory.mktemp("parts")
     build_pool(root / "pool", world_seed=0, count=12, workers=1, size=32)
     for name, task in (
-        ("vae", vae.VaeTask(vae.PRESETS["tiny"])),
-        ("clip", clip.ClipTask(clip.PRESETS["tiny"])),
+        ("vae", opened(vae.VaeTask, vae.PRESETS["tiny"])),
+        ("clip", opened(clip.ClipTask, clip.PRESETS["tiny"])),
     ):
         (root / name).mkdir()
         task.export(task.module, root / name)
@@ -50,7 +51,7 @@ def config(parts, **changes):
 
 @pytest.fixture(scope="module")
 def task(parts):
-    return text_to_image.TextToImageTask(config(parts))
+    return opened(text_to_image.TextToImageTask, config(parts))
 
 
 def test_a_batch_is_a_function_of_the_positions_alone(task):
@@ -62,7 +63,7 @@ def test_a_batch_is_a_function_of_the_positions_alone(task):
 
 
 def test_cached_moments_and_pictures_make_the_same_samples(parts, task):
-    direct = text_to_image.TextToImageTask(config(parts, cache=None))
+    direct = opened(text_to_image.TextToImageTask, config(parts, cache=None))
     cached, pictured = task.batch(range(6)), direct.batch(range(6))
     assert torch.equal(cached["input_ids"], pictured["input_ids"])
     made = direct.module.inputs(pictured)
@@ -87,7 +88,9 @@ def test_weights_are_those_of_min_snr(task):
 
 
 def test_caption_dropout_empties_its_share(parts):
-    task = text_to_image.TextToImageTask(config(parts, captions=CaptionConfig(caption_dropout=0.5)))
+    task = opened(
+        text_to_image.TextToImageTask, config(parts, captions=CaptionConfig(caption_dropout=0.5))
+    )
     empty = task.tokens([""])[0]
     ids = task.batch(range(400))["input_ids"]
     share = (ids == empty).all(dim=1).float().mean()
@@ -114,8 +117,9 @@ def test_the_export_opens_as_a_whole_model_and_starts_another_run(task, parts, t
     whole = bundle.load(tmp_path)
     assert whole.scheduler_config.timestep_spacing == "trailing"
     assert whole.scheduler_config.beta_end == 0.020
-    other = text_to_image.TextToImageTask(
-        config(parts, train=dataclasses.replace(task.config.train, seed=9))
+    other = opened(
+        text_to_image.TextToImageTask,
+        config(parts, train=dataclasses.replace(task.config.train, seed=9)),
     )
     other.initialise(tmp_path)
     assert torch.equal(
@@ -126,7 +130,9 @@ def test_the_export_opens_as_a_whole_model_and_starts_another_run(task, parts, t
 
 def test_the_sheet_is_what_generate_draws(parts, tmp_path):
     train = dataclasses.replace(text_to_image.PRESETS["tiny"].train, run_dir=tmp_path)
-    task = text_to_image.TextToImageTask(config(parts, train=train, sheet_guidance=3.0), draw)
+    task = opened(
+        text_to_image.TextToImageTask, config(parts, train=train, sheet_guidance=3.0), draw=draw
+    )
     (tmp_path / "export").mkdir()
     task.export(task.module, tmp_path / "export")
     sheet = task.sheet(task.module.eval(), 0)
@@ -151,19 +157,20 @@ def test_validation_measures_the_same_pairs_of_both_groups_each_time(task):
 
 
 def test_a_cache_of_another_encoder_is_refused(parts, tmp_path):
-    other = vae.VaeTask(
+    other = opened(
+        vae.VaeTask,
         dataclasses.replace(
             vae.PRESETS["tiny"], train=dataclasses.replace(vae.PRESETS["tiny"].train, seed=3)
-        )
+        ),
     )
     other.export(other.module, tmp_path)
     with pytest.raises(UserError, match="stale"):
-        text_to_image.TextToImageTask(config(parts, vae=tmp_path))
+        opened(text_to_image.TextToImageTask, config(parts, vae=tmp_path))
 
 
 def test_missing_parts_are_named(parts):
     with pytest.raises(UserError, match="--vae and --clip"):
-        text_to_image.TextToImageTask(text_to_image.PRESETS["tiny"])
+        opened(text_to_image.TextToImageTask, text_to_image.PRESETS["tiny"])
     with pytest.raises(UserError, match="give --pool too"):
         config(parts, pool=None)
 

@@ -18,6 +18,7 @@ from accelerate import FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from regressor import RegressorTask
+from run_task import opened, run_task
 from safetensors.torch import load_file
 from together import together
 from torch import Tensor
@@ -27,7 +28,7 @@ from latentdiff.checkpoints import store as checkpoints
 from latentdiff.data.rendered.scene_pictures import row_of
 from latentdiff.errors import UserError
 from latentdiff.training.optimizers.guarded_step import NonFiniteError
-from latentdiff.training.run import loop, non_finite, processes, sharding
+from latentdiff.training.run import non_finite, processes, sharding
 from latentdiff.training.run.processes import Processes
 from latentdiff.training.train_config import TrainConfig
 
@@ -85,13 +86,13 @@ def test_two_processes_make_the_weights_of_one_from_the_same_samples(tmp_path, a
     def train(_: int) -> None:
         task = Rows(plain=True)
         config = settings(tmp_path / "two", gradient_accumulation=accumulation)
-        result = loop.run(task, config)
+        result = run_task(task, config)
         print(json.dumps([result.step, list(itertools.chain(*task.seen))]))
 
     said = together(train, tmp_path / "log")
     assert "2 processes, backend gloo, device cpu" in said[0]
     one = Rows(plain=True)
-    loop.run(one, settings(tmp_path / "one"))
+    run_task(one, settings(tmp_path / "one"))
     assert_close(stored(tmp_path / "one"), stored(tmp_path / "two"))
     # 7 rows do not divide by 2 processes or 8 samples: still both make as many steps, and every
     # sample of one process is seen by one of the two, once.
@@ -110,7 +111,7 @@ def test_the_learning_rate_is_the_same_under_accumulation(tmp_path, schedule):
     used = []
     for accumulation in (1, 4):
         config = settings(tmp_path / str(accumulation), gradient_accumulation=accumulation)
-        loop.run(RegressorTask(), dataclasses.replace(config, lr_schedule=schedule))
+        run_task(RegressorTask(), dataclasses.replace(config, lr_schedule=schedule))
         used.append(logged(tmp_path / str(accumulation)))
     assert used[0] == used[1]
     assert used[0][:3] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
@@ -125,16 +126,16 @@ def test_the_signal_of_one_process_stops_both_at_the_same_step(tmp_path):
             return super().batch(positions)
 
     def train(_: int) -> None:
-        result = loop.run(Stopping(plain=True), settings(tmp_path / "two"))
+        result = run_task(Stopping(plain=True), settings(tmp_path / "two"))
         assert (result.stopped, result.step) == ("interrupted", 5)
 
     def go_on(_: int) -> None:
-        result = loop.run(RegressorTask(plain=True), settings(tmp_path / "two", resume=True))
+        result = run_task(RegressorTask(plain=True), settings(tmp_path / "two", resume=True))
         assert (result.stopped, result.step) == ("finished", 10)
 
     together(train, tmp_path / "log")
     together(go_on, tmp_path / "log")
-    loop.run(RegressorTask(plain=True), settings(tmp_path / "one"))
+    run_task(RegressorTask(plain=True), settings(tmp_path / "one"))
     assert_close(stored(tmp_path / "one"), stored(tmp_path / "two"))
 
 
@@ -157,7 +158,7 @@ def test_processes_whose_weights_have_come_apart_save_nothing(tmp_path):
 
     def train(_: int) -> None:
         with pytest.raises(AssertionError, match=r"no longer have the same weights: 1 .*last\.wei"):
-            loop.run(Apart(plain=True), settings(tmp_path / "two", lr_schedule="constant"))
+            run_task(Apart(plain=True), settings(tmp_path / "two", lr_schedule="constant"))
 
     together(train, tmp_path / "log")
     assert checkpoints.stored(tmp_path / "two" / "checkpoints") == []
@@ -168,7 +169,7 @@ def test_what_is_not_finite_in_one_process_stops_both_and_is_kept(tmp_path):
 
     def train(_: int) -> None:
         with pytest.raises(NonFiniteError, match="step 3, batch positions 24…31: loss nan"):
-            loop.run(RegressorTask(poisoned=frozenset({bad})), settings(tmp_path / "two"))
+            run_task(RegressorTask(poisoned=frozenset({bad})), settings(tmp_path / "two"))
 
     together(train, tmp_path / "log")
     kept = non_finite.read(tmp_path / "two")
@@ -200,20 +201,20 @@ def test_fsdp_makes_saves_and_resumes_the_weights_of_one_process(tmp_path, accum
     def train(rank: int) -> None:
         fsdp()
         task = vectors()
-        loop.run(task, settings(tmp_path / "two", steps=6, decay_fraction=0.0, **changes))
+        run_task(task, settings(tmp_path / "two", steps=6, decay_fraction=0.0, **changes))
         assert isinstance(task.module.last.weight, DTensor)
         assert task.module.last.weight.to_local().shape == (1, 4, 3, 3)  # of (2, 4, 3, 3)
 
     def go_on(_: int) -> None:
         fsdp()
-        loop.run(vectors(), settings(tmp_path / "two", resume=True, decay_fraction=0.0, **changes))
+        run_task(vectors(), settings(tmp_path / "two", resume=True, decay_fraction=0.0, **changes))
 
     said = together(train, tmp_path / "log")
     assert "backend gloo, FSDP2" in said[0]
-    loop.run(vectors(), settings(tmp_path / "one", steps=6, decay_fraction=0.0, **changes))
+    run_task(vectors(), settings(tmp_path / "one", steps=6, decay_fraction=0.0, **changes))
     assert_close(stored(tmp_path / "one", 6), stored(tmp_path / "two", 6))
     together(go_on, tmp_path / "log")
-    loop.run(vectors(), settings(tmp_path / "one", resume=True, decay_fraction=0.0, **changes))
+    run_task(vectors(), settings(tmp_path / "one", resume=True, decay_fraction=0.0, **changes))
     assert_close(stored(tmp_path / "one"), stored(tmp_path / "two"))
     export = load_file(tmp_path / "two" / "export" / "model.safetensors")
     assert export["last.weight"].shape == (2, 4, 3, 3)
@@ -223,7 +224,7 @@ def test_fsdp_stops_and_keeps_what_is_not_finite(tmp_path):
     def train(_: int) -> None:
         fsdp()
         with pytest.raises(NonFiniteError, match="step 3, batch positions 24…31: loss nan"):
-            loop.run(vectors(poisoned=frozenset({25})), settings(tmp_path / "two"))
+            run_task(vectors(poisoned=frozenset({25})), settings(tmp_path / "two"))
 
     together(train, tmp_path / "log")
     kept = non_finite.read(tmp_path / "two")
@@ -293,8 +294,8 @@ def tiny(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("parts")
     for name, task in (
-        ("vae", vae.VaeTask(vae.PRESETS["tiny"])),
-        ("clip", clip.ClipTask(clip.PRESETS["tiny"])),
+        ("vae", opened(vae.VaeTask, vae.PRESETS["tiny"])),
+        ("clip", opened(clip.ClipTask, clip.PRESETS["tiny"])),
     ):
         (root / name).mkdir()
         task.export(task.module, root / name)
@@ -308,8 +309,8 @@ def tiny(tmp_path_factory):
             validation_pictures=2,
             train=loop_settings,
         )
-        made = text_to_image.TextToImageTask(config)
-        loop.run(made, loop_settings, settings=config)
+        made = opened(text_to_image.TextToImageTask, config)
+        run_task(made, loop_settings, settings=config)
         return made.module
 
     return train

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from run_task import opened
 
 from latentdiff.errors import UserError
 from latentdiff.models.autoencoder import Autoencoder
@@ -16,7 +17,7 @@ from latentdiff.training.tasks import vae_task as vae
 
 @pytest.fixture(scope="module")
 def task():
-    return vae.VaeTask(vae.PRESETS["tiny"])
+    return opened(vae.VaeTask, vae.PRESETS["tiny"])
 
 
 def test_a_batch_is_a_function_of_the_positions_alone(task):
@@ -30,16 +31,16 @@ def test_a_batch_is_a_function_of_the_positions_alone(task):
 def test_crops_are_cut_from_the_scene_and_boxes_move_along(task):
     batch = task.batch(range(8))
     for k in range(8):
-        record = task.pictures.record(k)
-        whole = task.pictures.picture(k)
+        record = task.data.scenes.record(k)
+        whole = task.data.scenes.picture(k)
         dx, dy = np.subtract(record.placements[0].box[:2], batch["boxes"][k, 0, :2].numpy())
         cut = whole[dy : dy + 16, dx : dx + 16]
-        assert np.array_equal(batch["pictures"][k].numpy(), cut)
+        assert np.array_equal(batch["images"][k].numpy(), cut)
 
 
 def test_three_of_four_crops_meet_a_subject(task):
     record = SceneRecord(0, 0, "snow", (Placement("cat", (20, 20, 28, 28), False),))
-    corners = [task._corner(record, position) for position in range(400)]
+    corners = [task.data.corner(record, position) for position in range(400)]
     near = np.mean([abs(x - 16) <= 3 and abs(y - 16) <= 3 for x, y in corners])
     assert 0.7 < near < 0.9  # those that are not centred hit the corner too, now and then
 
@@ -71,7 +72,7 @@ def test_an_export_has_unit_variance_says_its_noise_and_draws_the_same(task, tmp
     task.export(task.module, tmp_path)
     exported = Autoencoder(load_vae(tmp_path))
     assert exported.scaling_factor == 1.0
-    pictures = np.stack([task.pictures.picture(k) for k in range(256)])
+    pictures = np.stack([task.data.scenes.picture(k) for k in range(256)])
     with torch.no_grad():
         moments = exported.encode_moments(to_pixels(torch.from_numpy(pictures)))
         latents = exported.sample(moments, torch.randn(256, 4, 8, 8))
@@ -80,13 +81,13 @@ def test_an_export_has_unit_variance_says_its_noise_and_draws_the_same(task, tmp
     assert (latents.std(dim=(0, 2, 3)) - 1).abs().max() < 0.01
     spread = torch.exp(0.5 * moments.chunk(2, dim=1)[1])
     assert (spread - 0.05).abs().max() < 1e-3
-    before = task.reconstruct(task.module.eval(), pictures)
+    before = np.stack(task.reconstruct(task.module.eval(), pictures))
     assert np.abs(before.astype(int) - drawn).max() <= 1
 
 
 def test_an_export_is_a_start_and_the_encoder_hash_ignores_the_decoder(task, tmp_path):
     task.export(task.module, tmp_path)
-    other = vae.VaeTask(dataclasses.replace(task.config, world_seed=1))
+    other = opened(vae.VaeTask, dataclasses.replace(task.config, world_seed=1))
     other.initialise(tmp_path)
     one, two = load_vae(tmp_path), load_vae(tmp_path)
     assert torch.equal(other.module.vae.quant_conv.weight, one.quant_conv.weight)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from run_task import opened
 
 from latentdiff.checkpoints import store as checkpoints
 from latentdiff.data.rendered.pixel_pool import build_pool
@@ -40,8 +41,8 @@ def build_parts(root: Path) -> Path:
     """A pool of scenes, an autoencoder and a CLIP of tiny size, in one folder."""
     build_pool(root / "pool", world_seed=0, count=SCENES, workers=1, size=32)
     for name, task in (
-        ("vae", vae.VaeTask(vae.PRESETS["tiny"])),
-        ("clip", clip.ClipTask(clip.PRESETS["tiny"])),
+        ("vae", opened(vae.VaeTask, vae.PRESETS["tiny"])),
+        ("clip", opened(clip.ClipTask, clip.PRESETS["tiny"])),
     ):
         (root / name).mkdir()
         task.export(task.module, root / name)
@@ -57,7 +58,7 @@ def text_to_image_task(parts: Path) -> text_to_image.TextToImageTask:
         pool=parts / "pool",
         train=TRAIN,
     )
-    return text_to_image.TextToImageTask(config)
+    return opened(text_to_image.TextToImageTask, config)
 
 
 def noted(task: Any, note: Callable[[list[int]], None]) -> Any:

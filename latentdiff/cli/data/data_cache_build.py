@@ -12,16 +12,15 @@ import tyro
 from latentdiff import config
 from latentdiff.data.buckets import BucketConfig
 from latentdiff.data.sources import SourceConfig
-from latentdiff.devices import find_device
 from latentdiff.errors import UserError
 from latentdiff.progress import Progress
-from latentdiff.training.launch import local_rank, rank, say
 
 if TYPE_CHECKING:
-    from latentdiff.data.captions import CaptionConfig
+    from collections.abc import Callable
+
+    from latentdiff.data.cache.latent_cache import LatentCache
     from latentdiff.data.records import Source
     from latentdiff.training.feeds.encode_cache import CacheView
-    from latentdiff.training.tasks.text_to_image.networks import Networks
 
 SHOWN = 10
 """Bad pictures that are named; all are counted."""
@@ -56,7 +55,7 @@ class BuildConfig:
     """Pictures at once. None: as many as make a million pixels, four million on a GPU."""
     workers: int = 4
     """Threads that read and cut pictures ahead."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes the accelerator when there is one."""
 
     def __post_init__(self) -> None:
@@ -85,11 +84,19 @@ def main(argv: list[str]) -> int:
 def run(options: BuildConfig) -> int:
     """Build, and say what was found and made; returns the exit code."""
     from latentdiff.data.buckets import assign
-    from latentdiff.data.cache.latent_cache import CONTEXTS, MOMENTS, LatentCache
+    from latentdiff.data.cache.latent_cache import LatentCache
     from latentdiff.data.captions import CaptionConfig, CaptionPolicy
+    from latentdiff.models import bundle as bundles
     from latentdiff.training.feeds import encode_cache
+    from latentdiff.training.feeds.own import count_captions
+    from latentdiff.training.run.loop import print_on_main
+    from latentdiff.training.run.processes import start
+    from latentdiff.training.tasks.text_to_image.networks import image_size, pixel_multiple
+    from latentdiff.training.train_config import TrainConfig
 
     begun = time.monotonic()
+    processes = start(TrainConfig(device=options.device))
+    say = print_on_main(processes)
     captions = CaptionConfig(
         caption_choice=options.caption_choice,
         trigger_words=options.trigger_words,
@@ -97,21 +104,18 @@ def run(options: BuildConfig) -> int:
     )
     source = options.source.open(options.data)
     say(source.summary)
-    networks = _networks(options.model)
+    networks = bundles.load(options.model)
     if options.contexts:
-        _check_captions(source, networks, captions)
-    show = Progress if rank() == 0 else None
-    cache = LatentCache(options.cache, create=True)
-    team = encode_cache.team_of_processes()
+        for line in count_captions(source, networks.tokenizer, captions).lines():
+            say(line)
+    size, multiple = image_size(networks), pixel_multiple(networks)
+    show = Progress if processes.is_main else None
+    cache, team = LatentCache(options.cache, create=True), processes.team()
     contents = encode_cache.scan(
         cache, source, team=team, reread=options.reread, workers=options.workers, show=show
     )
-    plan = assign(
-        contents.sizes,
-        options.sizes.make(networks.size, networks.multiple),
-        multiple=networks.multiple,
-        upscale=options.sizes.upscale,
-    )
+    buckets = options.sizes.make(size, multiple)
+    plan = assign(contents.sizes, buckets, multiple=multiple, upscale=options.sizes.upscale)
     say(plan.table())
     view = encode_cache.ensure_cache(
         cache,
@@ -120,7 +124,7 @@ def run(options: BuildConfig) -> int:
             vae=networks.vae,
             text_encoder=networks.text_encoder,
             tokenizer=networks.tokenizer,
-            device=find_device(options.device, index=local_rank()),
+            device=processes.device,
             long_captions=options.long_captions,
         ),
         contents=contents,
@@ -133,50 +137,25 @@ def run(options: BuildConfig) -> int:
         workers=options.workers,
         show=show,
         say=say,
-        about={"size": options.sizes.describe(networks.size)},
+        about={"size": options.sizes.describe(size)},
     )
-    _report(source, view)
-    moments, contexts = cache.store(MOMENTS), cache.store(CONTEXTS)
-    say(
-        f"{options.cache}: {len(moments):,} moments of {moments.bytes:,} bytes, {len(contexts):,} "
-        f"contexts of {contexts.bytes:,} bytes, after {time.monotonic() - begun:,.0f} s"
-    )
+    _report(source, view, say)
+    say(f"{_contents(options.cache, cache)}, after {time.monotonic() - begun:,.0f} s")
     return 0
 
 
-def _networks(model: str) -> Networks:
-    from latentdiff.models import bundle as bundles
-    from latentdiff.training.tasks.text_to_image.networks import Networks
+def _contents(folder: Path, cache: LatentCache) -> str:
+    """What is in a cache, in a line."""
+    from latentdiff.data.cache.latent_cache import CONTEXTS, MOMENTS
 
-    base = bundles.load(model)
-    return Networks(
-        unet=base.unet,
-        vae=base.vae,
-        text_encoder=base.text_encoder,
-        tokenizer=base.tokenizer,
-        scheduler_config=base.scheduler_config,
+    moments, contexts = cache.store(MOMENTS), cache.store(CONTEXTS)
+    return (
+        f"{folder}: {len(moments):,} moments of {moments.bytes:,} bytes, {len(contexts):,} "
+        f"contexts of {contexts.bytes:,} bytes"
     )
 
 
-def _check_captions(source: Source, networks: Networks, captions: CaptionConfig) -> None:
-    from latentdiff.conditioning.text import dropped_words, token_counts
-    from latentdiff.data.captions import lengths
-
-    tokenizer = networks.tokenizer
-    report = lengths(
-        source,
-        lambda texts: token_counts(tokenizer, texts),
-        int(tokenizer.model_max_length),
-        lost_words=lambda texts: dropped_words(tokenizer, texts),
-        config=captions,
-    )
-    if captions.long_captions == "error":
-        report.refuse_long()
-    for line in report.lines():
-        say(line)
-
-
-def _report(source: Source, view: CacheView) -> None:
+def _report(source: Source, view: CacheView, say: Callable[[str], None]) -> None:
     """Name the pictures that are not in the cache."""
     for row, problem in list(view.bad.items())[:SHOWN]:
         say(f"left out: {source.id(row)}: {problem}")

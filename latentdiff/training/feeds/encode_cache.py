@@ -7,12 +7,10 @@ encodes nothing.
 
 from __future__ import annotations
 
-import functools
-import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 Texts = Callable[[Sequence[str]], Sequence[str]]
-"""A picture's captions to all texts that a visit may see, such as `CaptionPolicy.texts`."""
+"""A picture's captions to all texts that a sample may have, such as `CaptionPolicy.texts`."""
 Show = Callable[[str], Progress]
 """Makes the progress display of one stage; its argument is the verb: "encoded"."""
 
@@ -64,35 +62,13 @@ class Encoders:
     precision: Precision = "float32"
 
 
-def team_of_processes() -> Team:
-    """This process among those that the launcher started; all of them must call it together."""
-    from torch import distributed
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """The latent cache that a feed fills and reads; contexts: whether captions are cached too."""
 
-    token = Team().token
-    if distributed.is_available() and distributed.is_initialized():
-        told = [token]
-        distributed.broadcast_object_list(told, src=0)
-        return Team(distributed.get_rank(), distributed.get_world_size(), told[0])
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Team(token=token)
-    # The launcher's own key-value store: no process group is started for one word.
-    store, rank, world_size = _rendezvous()
-    name = f"latentdiff/cache-token/{next(_CALLS)}"
-    if rank == 0:
-        store.set(name, token)
-    return Team(rank, world_size, store.get(name).decode("ascii"))
-
-
-_CALLS = itertools.count()
-
-
-@functools.cache
-def _rendezvous() -> tuple[Any, int, int]:
-    """Store, rank and world size; kept, because the first process may be the store's server."""
-    from torch import distributed
-
-    store, rank, world_size = next(distributed.rendezvous("env://"))
-    return store, int(rank), int(world_size)
+    folder: Path
+    encoders: Encoders
+    contexts: bool
 
 
 def measure(data: bytes) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from latentdiff.training.feeds.feed import Entry, Feed, Visits
+from latentdiff.training.feeds.feed import Entry, Feed, Samples
 
 
 def turn(batch: int, share: float) -> tuple[bool, int]:
@@ -31,7 +31,7 @@ class WithPrior:
         self.share, self.batch_size = share, batch_size
 
     def _of(self, positions: Sequence[int]) -> tuple[Feed, list[int]]:
-        """The feed that these positions of one batch see, and what it calls them."""
+        """The feed of these positions, which are of one batch, and its own numbers for them."""
         batch = positions[0] // self.batch_size
         of_prior, own_batch = turn(batch, self.share)
         shift = (own_batch - batch) * self.batch_size
@@ -47,9 +47,9 @@ class WithPrior:
         both = f"{self.own.fingerprint} {self.prior.fingerprint} {self.share}"
         return hashlib.blake2b(both.encode(), digest_size=32).hexdigest()
 
-    def visit(self, positions: Sequence[int]) -> Visits:
+    def samples(self, positions: Sequence[int]) -> Samples:
         feed, places = self._of(positions)
-        return feed.visit(places)
+        return feed.samples(places)
 
     def names(self, positions: Sequence[int]) -> list[str]:
         found = []

@@ -111,11 +111,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, defaults)
         self.betas, self.momentum = betas, momentum
         self.matrices = matrices
-        self.shapes: dict[tuple[int, int], list[nn.Parameter]] = {}
         for parameter in matrices:
             self.state[parameter]["momentum"] = torch.zeros_like(parameter)
-            shape = (parameter.shape[0], parameter[0].numel())
-            self.shapes.setdefault(shape, []).append(parameter)
         for parameter in rest:
             self.state[parameter].update(
                 step=torch.zeros((), device=parameter.device),
@@ -141,7 +138,7 @@ class Muon(torch.optim.Optimizer):
                 self._muon(group["lr"], keep)
 
     def _adamw(self, group: dict[str, Any]) -> None:
-        parameters = group["params"]
+        parameters = [p for p in group["params"] if p.grad is not None]
         states = [self.state[p] for p in parameters]
         adamw(
             parameters,
@@ -164,8 +161,9 @@ class Muon(torch.optim.Optimizer):
 
     def _muon(self, rate: float, keep: Tensor | None) -> None:
         """keep: a flag on the device that is false where nothing may change; None: it may."""
-        grads = [p.grad for p in self.matrices if p.grad is not None]
-        momenta = [self.state[p]["momentum"] for p in self.matrices]
+        trained = [p for p in self.matrices if p.grad is not None]
+        grads = [p.grad for p in trained if p.grad is not None]
+        momenta = [self.state[p]["momentum"] for p in trained]
         if self.grad_scale is not None:
             torch._foreach_div_(grads, self.grad_scale)
         if keep is not None:
@@ -174,16 +172,19 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, grads, 1 - self.momentum)
         # The momenta come first: their memory layout, the parameter's, is that of the result.
         nesterov = torch._foreach_lerp(momenta, grads, 1 - self.momentum)
-        updates = dict(zip(map(id, self.matrices), nesterov, strict=True))
-        stacks = {
-            shape: torch.stack([as_matrix(updates[id(p)]) for p in parameters])
-            for shape, parameters in self.shapes.items()
-        }
+        shapes: dict[tuple[int, int], list[nn.Parameter]] = {}
+        updates: dict[tuple[int, int], list[Tensor]] = {}
+        for parameter, update in zip(trained, nesterov, strict=True):
+            matrix = as_matrix(update)
+            shape = (matrix.shape[0], matrix.shape[1])
+            shapes.setdefault(shape, []).append(parameter)
+            updates.setdefault(shape, []).append(matrix)
+        stacks = {shape: torch.stack(several) for shape, several in updates.items()}
         for shape, stack in orthogonalise_together(stacks).items():
             scale: float | Tensor = -rate * math.sqrt(max(1.0, shape[0] / shape[1]))
             if keep is not None:
                 scale = scale * keep
-            parameters = self.shapes[shape]
+            parameters = shapes[shape]
             torch._foreach_add_(
                 [as_matrix(p.data) for p in parameters], list((stack * scale).unbind())
             )

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from latentdiff.diffusion.objective import Noising
 from latentdiff.models.presets import build_clip, build_unet, get
 from latentdiff.training.frozen import Frozen, still
 from latentdiff.training.optimizers.ema import AveragedWeights
 from latentdiff.training.optimizers.guarded_step import GuardedStep, build_optimizer
-from latentdiff.training.run.loop import to_channels_last
+from latentdiff.training.run.live_parts import to_channels_last
 from latentdiff.training.run.positions import to_device
 from latentdiff.training.run.processes import start
 from latentdiff.training.tasks.clip_task import ClipModule
-from latentdiff.training.tasks.text_to_image import Noising, TextToImageConfig, UNetModule
+from latentdiff.training.tasks.text_to_image import TextToImageConfig, UNetModule
 from latentdiff.training.tasks.vae_task import VaeConfig, VaeModule
 from latentdiff.training.train_config import TrainConfig
 
@@ -72,18 +73,18 @@ def random_batch(task: str, model: str, size: int, crop: int) -> dict[str, Tenso
     p = get(model)
     latents = (size, p.latent_channels, p.latent_size, p.latent_size)
     side = crop if task == "vae" else p.picture_size
-    pictures = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (size, side, side, 3), dtype=torch.uint8)
     input_ids = torch.full((size, p.max_length), VOCABULARY - 1)
     input_ids[:, 1:8] = torch.randint(0, VOCABULARY - 2, (size, 7))
     if task == "vae":
         cells = side // p.factor
         return {
-            "pictures": pictures,
+            "images": images,
             "noise": torch.randn(size, p.latent_channels, cells, cells),
             "boxes": torch.tensor([8, 8, 56, 56], dtype=torch.int16).expand(size, 2, 4).clone(),
         }
     if task == "clip":
-        return {"pictures": pictures, "input_ids": input_ids, "group": torch.arange(size)}
+        return {"images": images, "input_ids": input_ids, "group": torch.arange(size)}
     return {
         "x_t": torch.randn(latents),
         "target": torch.randn(latents),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from latentdiff.config import parse
 from latentdiff.errors import UserError
 from latentdiff.training.task import Task
 from latentdiff.training.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from latentdiff.training.run.context import RunContext
 
 
 class TaskConfig(Protocol):
@@ -26,17 +29,19 @@ C = TypeVar("C", bound=TaskConfig)
 
 
 def train_from(
-    task_builder: Callable[[C], Task],
+    build_task: Callable[[C, RunContext], Task],
     config_cls: type[C],
     argv: Sequence[str],
     *,
+    name: str,
     prog: str,
     description: str = "",
     default: C | None = None,
     presets: Mapping[str, C] | None = None,
 ) -> int:
-    """Parse, build, run; the exit code: 0, or 128 + the signal that stopped the run.
+    """Parse and run the task called `name`; 0, or 128 + the signal that stopped the run.
 
+    build_task: makes the task once its run has processes, folder and lock.
     A mistake raises UserError (in process, `latentdiff train` prints it).
     """
     config = parse(
@@ -44,12 +49,14 @@ def train_from(
     )
     from latentdiff.training.run.loop import run
 
-    result = run(task_builder(config), config.train, settings=config)
+    result = run(
+        lambda context: build_task(config, context), config.train, name=name, settings=config
+    )
     return 128 + result.signal if result.stopped == "interrupted" else 0
 
 
 def main_for(
-    task_builder: Callable[[C], Task],
+    build_task: Callable[[C, RunContext], Task],
     config_cls: type[C],
     argv: Sequence[str] | None = None,
     prog: str = "train",
@@ -58,7 +65,7 @@ def main_for(
     """`train_from` as a script's whole main: a mistake is one line and exit code 2."""
     arguments = sys.argv[1:] if argv is None else argv
     return guarded(
-        lambda words: train_from(task_builder, config_cls, words, prog=prog, **keywords),
+        lambda words: train_from(build_task, config_cls, words, prog=prog, **keywords),
         arguments,
         prog,
     )

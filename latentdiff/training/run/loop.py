@@ -1,43 +1,41 @@
-"""The training loop: `run(task, config)` trains, whatever the task, wherever it stands.
+"""The training loop: `run(build_task, config)` trains, whatever the task, wherever it stands.
 
-Time counts from the call of `run`, compiling included, and is summed over resumed sittings. The
-run ends when its decay does; the last validation, sheet and checkpoint come after that.
+First the run: processes, folder and lock, the checkpoint it goes on from. Then the task, which is
+told of them, and its data. Then the updates. Time counts from the call of `run`, compiling
+included, and is summed over resumed sittings. The run ends when its decay does; the last
+validation, sheet and checkpoint come after that.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from latentdiff import files
-from latentdiff.checkpoints import store as checkpoints
 from latentdiff.errors import UserError
-from latentdiff.training.launch import rank
-from latentdiff.training.logging import Progress, RunLog
-from latentdiff.training.optimizers.ema import AveragedWeights
-from latentdiff.training.optimizers.guarded_step import allocate, build_optimizer
-from latentdiff.training.optimizers.learning_rate import Decay
-from latentdiff.training.optimizers.loss_scale import LossScale
-from latentdiff.training.record import environment
+from latentdiff.training.logging import Progress
 from latentdiff.training.record.dry_run import describe_run
 from latentdiff.training.record.run_folder import RunFolder, default_path
 from latentdiff.training.record.run_report import NAME as REPORT
-from latentdiff.training.run import agreement, snapshot
-from latentdiff.training.run.clock import RunClock
-from latentdiff.training.run.positions import Positions, batches, fit_workers, shared_memory_free
-from latentdiff.training.run.processes import Processes, ema_device, refuse_absent, start
+from latentdiff.training.run import agreement, live_parts
+from latentdiff.training.run.beginning import (
+    Beginning,
+    after_restart,
+    begin,
+    initial_weights,
+    record_settings,
+)
+from latentdiff.training.run.context import RunContext
+from latentdiff.training.run.processes import Processes, start
 from latentdiff.training.run.signals import StopSignals
 from latentdiff.training.run.trainer import Stopped, Trainer
 from latentdiff.training.task import Task
 from latentdiff.training.train_config import TrainConfig
+
+BuildTask = Callable[[RunContext], Task]
 
 
 @dataclass(frozen=True)
@@ -60,21 +58,25 @@ class RunResult:
     validation: dict[str, float] = field(default_factory=dict)
 
 
-def run(task: Task, config: TrainConfig, *, settings: object | None = None) -> RunResult:
-    """Train `task`; `settings` is the whole config that is saved with the run (default: `config`).
+def run(
+    build_task: BuildTask, config: TrainConfig, *, name: str, settings: object | None = None
+) -> RunResult:
+    """Train the task called `name`; `settings` is the whole config that is saved with the run.
 
+    A dry run builds the task's networks, reads no image and writes nothing.
     Raises UserError for what the user can mend, NonFiniteError (a UserError) when a loss or
     gradient is not finite.
     """
     began = time.monotonic()
     settings = config if settings is None else settings
-    folder = RunFolder(default_path(config, task.name))
+    folder = RunFolder(default_path(config, name))
     config = after_restart(config, folder)
     processes = start(config)
     if processes.is_main:
-        print(f"{task.name}: {processes.describe()}", flush=True)
+        print(f"{name}: {processes.describe()}", flush=True)
     if config.dry_run:
         if processes.is_main:
+            task = build_task(RunContext(folder=folder.path))
             print(describe_run(task, config, settings, folder.path))
         return RunResult(run_dir=folder.path, stopped="dry run")
     if config.steps is None and config.max_minutes is None:
@@ -82,163 +84,63 @@ def run(task: Task, config: TrainConfig, *, settings: object | None = None) -> R
     with ExitStack() as stack:
         if processes.is_main:
             stack.enter_context(files.FolderLock(folder.path))
-            folder.clear_interrupted_writes()
-        trainer = _build(task, config, settings, folder, processes, began, stack)
-        # Before this a signal ends the process at once: there is nothing to save yet.
-        signals = stack.enter_context(StopSignals())
-        stopped = trainer.fit(_caught(signals))
-        mine = agreement.account(processes, task.module, trainer.positions, trainer.step)
-        accounts = agreement.gather(processes, mine)
-        if trainer.log is not None:
-            trainer.log.write("end", trainer.step, stopped=stopped, processes=accounts)
-            trainer.looks.report(trainer.step)
-        result = _result(trainer, stopped, signals.caught)
+        say = print_on_main(processes)
+        beginning = begin(config, name, folder, processes, say)
+        context = RunContext(
+            folder=folder.path,
+            device=processes.device,
+            team=processes.team(),
+            positions=beginning.positions,
+        )
+        task = build_task(context)
+        task.open_data(context)
+        processes.check_same("the training data", getattr(task, "fingerprint", ""))
         if processes.is_main:
-            trainer.progress.say(_farewell(task, result))
-        return result
+            record_settings(task, config, settings, folder, say)
+        initial_weights(task, config)
+        trainer = _trainer(task, config, settings, folder, processes, beginning, began, stack)
+        return _fit(trainer, stack)
 
 
-def refuse_early(config: TrainConfig, task_name: str) -> None:
-    """What would end the run in a moment, found before a task reads its networks and data.
-
-    Raises UserError: the folder holds another run, or nothing to resume, or is in use; the machine
-    lacks the device or the precision.
-    """
-    folder = RunFolder(default_path(config, task_name))
-    config = after_restart(config, folder)
-    if config.dry_run or rank():
-        return
-    refuse_absent(config)
-    if folder.path.is_dir():
-        with files.FolderLock(folder.path):
-            pass
-    if not config.resume:
-        folder.refuse_if_used()
-    elif not checkpoints.stored(folder.checkpoints):
-        folder.newest_checkpoint()
+def print_on_main(processes: Processes) -> Callable[[str], None]:
+    """Prints a line on the main process, and nothing on the others."""
+    if processes.is_main:
+        return lambda text: print(text, flush=True)
+    return lambda text: None
 
 
-def after_restart(config: TrainConfig, folder: RunFolder) -> TrainConfig:
-    """Under `torchrun --max-restarts`, the same command once more goes on with what it left."""
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    if not again or config.resume or not checkpoints.stored(folder.checkpoints):
-        return config
-    return dataclasses.replace(
-        config, resume=True, init_from=None, continue_from=None, decay_from=None
-    )
-
-
-def _caught(signals: StopSignals) -> Iterator[int]:
-    while True:
-        yield signals.caught
-
-
-def _build(
+def _trainer(
     task: Task,
     config: TrainConfig,
     settings: object,
     folder: RunFolder,
     processes: Processes,
+    beginning: Beginning,
     began: float,
     stack: ExitStack,
 ) -> Trainer:
-    """Everything live, in the order in which it must come to life."""
+    """Everything live."""
     progress = Progress(task.name, shown=processes.is_main, step=0)
     stack.callback(progress.close)
-    processes.check_same("the training data", getattr(task, "fingerprint", ""))
-    source = _source(config, folder, progress)
-    processes.check_same("checkpoints", source.name[-12:] if source else "none")
-    if processes.is_main:
-        _claim(task, config, settings, folder, progress)
-        if config.resume and source is not None:
-            checkpoints.set_aside_newer(folder.checkpoints, source)
-    _initial_weights(task, config)
-    begun = checkpoints.load(source) if source else None
-    state = begun.state if begun else None
-    if state is not None and state.task != task.name:
-        raise UserError(f"{source} is a checkpoint of the task {state.task}, not of {task.name}")
-    if config.resume and state is not None and state.seed != config.seed:
-        raise UserError(
-            f"the run was begun with --seed {state.seed}, not {config.seed}; resume with that seed"
-        )
-    step = state.step if state else 0
-    positions = Positions(
-        begin_step=step,
-        begin_position=state.positions if state else 0,
-        batch_size=config.batch_size,
-        micro_batches=config.gradient_accumulation,
-        processes=processes.count,
-        rank=processes.rank,
-    )
-    workers, prefetch = config.num_workers, config.prefetch
-    if workers:
-        workers, prefetch = fit_workers(task, positions, workers, prefetch, shared_memory_free())
-        if (workers, prefetch) != (config.num_workers, config.prefetch):
-            progress.say(
-                f"/dev/shm is small: {workers} data workers with {prefetch} batches ahead, "
-                f"not {config.num_workers} with {config.prefetch}"
-            )
-    # Workers are forked here, before the module touches the GPU.
-    stream = batches(
+    positions = beginning.positions
+    stream = live_parts.batch_stream(
         task,
-        positions,
-        num_workers=workers,
-        prefetch=prefetch,
-        pin_memory=processes.device.type == "cuda",
-    )
-    module = task.module.to(processes.device).train()
-    if config.channels_last:
-        to_channels_last(module)
-    averaged = AveragedWeights(
-        module,
-        config.ema_decay,
-        every=config.ema_every,
-        device=ema_device(config, processes),
-    )
-    processes.shard(module)
-    averaged.follow(module)
-    optimizer = build_optimizer(
-        module,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=config.betas,
-        kind=config.optimizer,
-        muon_learning_rate=config.muon_learning_rate,
-    )
-    loss_scale = LossScale(processes.device) if processes.dtype == torch.float16 else None
-    if begun is not None:
-        snapshot.restore(begun, module, averaged, optimizer, loss_scale)
-    else:
-        allocate(optimizer)
-    task.prepare(processes.device)
-    if config.compile:
-        module.compile(mode=config.compile, dynamic=False)
-    model = processes.wrap(module)
-    recorded = None
-    if config.resume and state is not None and state.decay_start is not None:
-        assert state.decay_end is not None
-        recorded = Decay(state.decay_start, state.decay_end)
-        _say_if_it_ends_elsewhere(config, state.begin_step, step, recorded, progress)
-    clock = RunClock(
         config,
-        began=began,
-        step=step,
-        begin_step=state.begin_step if config.resume and state else step,
-        minutes_before=state.minutes if config.resume and state else 0.0,
-        recorded=recorded,
+        positions,
+        pin_memory=processes.device.type == "cuda",
+        progress=progress,
     )
+    learner = live_parts.learner(task, config, processes, beginning)
+    clock = live_parts.clock(config, beginning, began, progress)
     log = None
     if processes.is_main:
-        tensorboard = folder.tensorboard if config.tensorboard else None
-        log = RunLog(folder.log, tensorboard, step=step)
-        stack.callback(log.close)
-        log.write(
-            "begin",
-            step,
+        log = live_parts.open_log(
+            config,
+            folder,
+            positions.begin_step,
+            stack,
             how=processes.describe(),
-            source=str(source or ""),
-            command=environment.command(),
-            environment=environment.describe(),
+            source=str(beginning.source or ""),
         )
     return Trainer(
         task=task,
@@ -246,10 +148,7 @@ def _build(
         settings=settings,
         processes=processes,
         folder=folder,
-        model=model,
-        averaged=averaged,
-        optimizer=optimizer,
-        loss_scale=loss_scale,
+        learner=learner,
         positions=positions,
         stream=stream,
         clock=clock,
@@ -258,58 +157,26 @@ def _build(
     )
 
 
-def _source(config: TrainConfig, folder: RunFolder, progress: Progress) -> Path | None:
-    """The checkpoint whose whole state is taken over, if any; what was passed over is said."""
-    if not config.resume:
-        return config.continue_from or config.decay_from
-    found = folder.newest_checkpoint()
-    for skipped in found.skipped:
-        progress.say(f"passed over a damaged checkpoint, {skipped}")
-    progress.say(f"resuming from {found.path}")
-    return found.path
+def _fit(trainer: Trainer, stack: ExitStack) -> RunResult:
+    """Update to the end, a limit or a signal, and say how it went."""
+    # Before this a signal ends the process at once: there is nothing to save yet.
+    signals = stack.enter_context(StopSignals())
+    stopped = trainer.fit(_caught(signals))
+    processes, task = trainer.processes, trainer.task
+    mine = agreement.account(processes, task.module, trainer.positions, trainer.step)
+    accounts = agreement.gather(processes, mine)
+    if trainer.log is not None:
+        trainer.log.write("end", trainer.step, stopped=stopped, processes=accounts)
+        trainer.looks.report(trainer.step)
+    result = _result(trainer, stopped, signals.caught)
+    if processes.is_main:
+        trainer.progress.say(_farewell(task, result))
+    return result
 
 
-def _say_if_it_ends_elsewhere(
-    config: TrainConfig, begin_step: int, step: int, decay: Decay, progress: Progress
-) -> None:
-    """A decay that has begun is not stretched: the rates of its first steps have been used."""
-    wanted = begin_step + (config.steps or 0)
-    if config.steps is not None and step > decay.start and wanted != decay.end:
-        progress.say(
-            f"the decay of the learning rate has begun and ends at step {decay.end}, not {wanted}; "
-            f"to go on from before it, --continue-from the checkpoint of step {decay.start}"
-        )
-
-
-def _claim(
-    task: Task, config: TrainConfig, settings: object, folder: RunFolder, progress: Progress
-) -> None:
-    """Make the folder this run's: refuse another's or other data, clear interrupted writes."""
-    if not config.resume:
-        folder.refuse_if_used()
-    for path in (folder.path, folder.checkpoints, folder.sheets):
-        path.mkdir(parents=True, exist_ok=True)
-    fingerprint = getattr(task, "fingerprint", "")
-    if fingerprint:
-        folder.save_data(getattr(task, "summary", {}), fingerprint, resume=config.resume)
-    changes = folder.save_config(settings)
-    if config.resume and changes:
-        progress.say(f"settings changed since the last sitting: {'; '.join(changes)}")
-
-
-def _initial_weights(task: Task, config: TrainConfig) -> None:
-    """Weights only: a checkpoint's average, a run's export, or an export folder."""
-    source = config.init_from
-    if source is None:
-        return
-    if not source.is_dir():
-        raise UserError(f"no folder at {source}; init_from takes a checkpoint, a run or an export")
-    if (source / checkpoints.EMA).is_file():
-        ema = checkpoints.load(source)
-        snapshot.copy_strict({**ema.weights, **ema.ema}, snapshot.weights(task.module), "weights")
-    else:
-        export = source / "export"
-        task.initialise(export if export.is_dir() else source)
+def _caught(signals: StopSignals) -> Iterator[int]:
+    while True:
+        yield signals.caught
 
 
 def _result(trainer: Trainer, stopped: Stopped, signal: int) -> RunResult:
@@ -345,10 +212,3 @@ def _farewell(task: Task, result: RunResult) -> str:
     if result.stopped in ("finished", "time") and hasattr(task, "try_out"):
         line += f"\ntry it: {task.try_out(result.export)}"
     return line
-
-
-def to_channels_last(module: nn.Module) -> None:
-    """Lay every convolution's weights out as NHWC, in place."""
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -4,7 +4,8 @@ RUN/non_finite/step-00000120/
     report.json           step, positions, samples, loss, the first offending module, twice
     batch.safetensors     the task's batch as it came, and the device's random state
     weights.safetensors   trained weights and buffers, as they were when the batch came
-    config.yaml           settings from which the task is built again
+    config.yaml           settings from which the task is built again, without its data
+    …                     what else the task needs for that (`keep_parts`)
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from latentdiff.errors import UserError
 from latentdiff.training.optimizers.ema import AveragedWeights
 from latentdiff.training.optimizers.guarded_step import Trouble
 from latentdiff.training.run import snapshot
+from latentdiff.training.run.context import RunContext
 from latentdiff.training.run.positions import Positions, seed_modules
 from latentdiff.training.run.replay import Replay, replay, sample_losses
 from latentdiff.training.sharding import is_sharded
@@ -83,6 +85,9 @@ def keep(folder: Path, stop: Stop) -> str:
             save_file(tensors, place / WEIGHTS)
             files.write_json(place / REPORT, _report(stop, place))
             configs.save_yaml(stop.settings, place / CONFIG)
+            keep_parts = getattr(stop.task, "keep_parts", None)
+            if keep_parts is not None:
+                keep_parts(place)
     # Whatever this is: the run has stopped for a reason of its own, which must not be lost.
     except Exception as error:
         return f". What it saw could not be kept: {type(error).__name__}: {error}"
@@ -230,10 +235,11 @@ def read(folder: Path) -> Kept:
 
 
 def rebuild(kept: Kept) -> Task:
-    """The task from its saved settings; UserError when it is not one of this package's."""
+    """The task from its saved settings, without its data; UserError for one that is not ours."""
     task_class = _load(kept, "task_class")
     config_class = _load(kept, "config_class")
-    task: Task = task_class(configs.load_yaml(config_class, kept.folder / CONFIG))
+    config = configs.load_yaml(config_class, kept.folder / CONFIG)
+    task: Task = task_class(config, RunContext(folder=kept.folder, kept=kept.folder))
     return task
 
 

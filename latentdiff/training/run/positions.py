@@ -56,6 +56,15 @@ class Positions:
         start = (micro * self.processes + self.rank) * size
         return self.of_step(step)[start : start + size]
 
+    def in_share(self, position: int) -> int:
+        """How many samples its process takes before the one at `position`, over all of the run."""
+        step, within = divmod(position - self.begin_position, self.batch_size)
+        micro, within = divmod(within, self.batch_size // self.micro_batches)
+        size = self.batch_size // (self.micro_batches * self.processes)
+        share = self.batch_size // self.processes
+        before = self.begin_position // self.processes
+        return before + step * share + micro * size + within % size
+
 
 def seed_modules(seed: int, step: int, rank: int) -> None:
     """Whatever a module draws itself (dropout) is addressed by the step too."""

@@ -21,6 +21,7 @@ from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy
 
 from latentdiff import devices
+from latentdiff.data.cache.build import Team
 from latentdiff.errors import UserError
 from latentdiff.training import sharding
 from latentdiff.training.optimizers.guarded_step import trained_parameters
@@ -104,6 +105,13 @@ class Processes:
         else:
             with nullcontext() if last else self.accelerator.no_sync(model):
                 yield
+
+    def team(self) -> Team:
+        """All processes, for work on files that they share out; all of them must ask."""
+        token = [Team().token]
+        if self.count > 1:
+            torch.distributed.broadcast_object_list(token, src=0)
+        return Team(self.rank, self.count, token[0])
 
     def check_same_weights(self, module: nn.Module) -> None:
         """Refuse to go on when the processes' weights are not the same bits (all must ask)."""

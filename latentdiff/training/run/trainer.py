@@ -17,14 +17,13 @@ from latentdiff.checkpoints import store as checkpoints
 from latentdiff.checkpoints.state import TrainState
 from latentdiff.checkpoints.store import Checkpoint
 from latentdiff.training.logging import Progress, RunLog
-from latentdiff.training.optimizers.ema import AveragedWeights
 from latentdiff.training.optimizers.guarded_step import GuardedStep, NonFiniteError, describe
 from latentdiff.training.optimizers.learning_rate import Decay, learning_rate
-from latentdiff.training.optimizers.loss_scale import LossScale
 from latentdiff.training.record.looks import Looks
 from latentdiff.training.record.run_folder import RunFolder, config_hash
 from latentdiff.training.run import non_finite, snapshot
 from latentdiff.training.run.clock import RunClock
+from latentdiff.training.run.live_parts import Learner
 from latentdiff.training.run.positions import Positions, seed_modules, to_device
 from latentdiff.training.run.processes import Processes
 from latentdiff.training.run.signals import until_stopped
@@ -49,10 +48,7 @@ class Trainer:
         settings: object,
         processes: Processes,
         folder: RunFolder,
-        model: nn.Module,
-        averaged: AveragedWeights,
-        optimizer: torch.optim.Optimizer,
-        loss_scale: LossScale | None,
+        learner: Learner,
         positions: Positions,
         stream: Iterator[Batch],
         clock: RunClock,
@@ -61,13 +57,13 @@ class Trainer:
     ) -> None:
         self.task, self.config, self.settings = task, config, settings
         self.processes, self.folder = processes, folder
-        self.model, self.averaged, self.optimizer = model, averaged, optimizer
+        self.model, self.averaged = learner.model, learner.averaged
+        self.optimizer, self.loss_scale = learner.optimizer, learner.loss_scale
         self.positions, self.stream, self.clock = positions, stream, clock
         self.log, self.progress = log, progress
         self.looks = Looks(task, folder, log, progress)
-        self.loss_scale = loss_scale
         self.guard = GuardedStep(
-            optimizer, task.module, grad_clip=config.grad_clip, loss_scale=loss_scale
+            self.optimizer, task.module, grad_clip=config.grad_clip, loss_scale=self.loss_scale
         )
         self.step = positions.begin_step
         self.saved: tuple[int, Path] | None = None

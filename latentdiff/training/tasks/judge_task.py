@@ -31,6 +31,7 @@ from latentdiff.scenes.catalog import SETTINGS, SUBJECTS
 from latentdiff.scenes.records import Scene, SceneRecord
 from latentdiff.scenes.world import World
 from latentdiff.sheet import Cell, labelled_sheet
+from latentdiff.training.run.context import RunContext
 from latentdiff.training.task import Batch
 from latentdiff.training.train_config import TrainConfig
 
@@ -143,15 +144,27 @@ class JudgeTask:
 
     name = "judge"
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(self, config: JudgeConfig, context: RunContext) -> None:
         self.config = config
         self.seed = config.train.seed
         torch.manual_seed(seeding.integers(2**31, self.seed, "initial weights"))
         self.module: nn.Module = JudgeObjective(judging.Judge(tuple(SUBJECTS), tuple(SETTINGS)))
-        self.pictures = self._open(config)
+        self._images: PoolPictures | WorldPictures | None = None
         self._subject = {key: number for number, key in enumerate(SUBJECTS)}
         self._setting = {key: number for number, key in enumerate(SETTINGS)}
         self._fresh: tuple[NDArray[np.uint8], list[SceneRecord]] | None = None
+
+    @property
+    def images(self) -> PoolPictures | WorldPictures:
+        """The scenes; opened before."""
+        assert self._images is not None, "the data are not open"
+        return self._images
+
+    def open_data(self, context: RunContext) -> None:
+        """Open the pool, rendered or finished first where that is asked for, or the world."""
+        if self.config.render and context.is_main:
+            render_pool(self.config)
+        self._images = self._open(self.config)
 
     def _open(self, config: JudgeConfig) -> PoolPictures | WorldPictures:
         if config.pool is None:
@@ -173,7 +186,7 @@ class JudgeTask:
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """Pictures, class numbers and degradations of these positions; see `JudgeObjective`."""
-        rows = [row_of(position, self.pictures.count, self.seed) for position in positions]
+        rows = [row_of(position, self.images.count, self.seed) for position in positions]
         scenes = [self._scene(row) for row in rows]
         records = [scene.record for scene in scenes]
         drawn = [degradations.draw(self.seed, position) for position in positions]
@@ -183,9 +196,9 @@ class JudgeTask:
         return batch
 
     def _scene(self, row: int) -> Scene:
-        if isinstance(self.pictures, WorldPictures):
-            return self.pictures.world.scene(row)
-        return Scene(self.pictures.picture(row), self.pictures.record(row))
+        if isinstance(self.images, WorldPictures):
+            return self.images.world.scene(row)
+        return Scene(self.images.picture(row), self.images.record(row))
 
     def targets(self, records: Sequence[SceneRecord]) -> tuple[Tensor, Tensor]:
         """Class numbers: subjects (B, 2), twice the same for one subject, and settings (B,)."""

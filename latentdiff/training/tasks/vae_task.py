@@ -1,4 +1,4 @@
-"""The autoencoder task: crops of scenes in, the same crops out, through few smooth numbers.
+"""The autoencoder task: crops of images in, the same crops out, through few smooth numbers.
 
 The posterior is N(μ, (s·σ_c)²) with a fixed share s of each channel's own standard deviation σ_c
 (measured over the batch): the decoder always meets that noise, so latents that are off by as much
@@ -13,29 +13,31 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from latentdiff import seeding
-from latentdiff.data.rendered.scene_pictures import open_pictures, row_of
+from latentdiff.data.rendered.scene_pictures import open_pictures
 from latentdiff.errors import UserError
 from latentdiff.evaluation.distances import pca_floor, psnr, psnr_in_boxes
 from latentdiff.models.autoencoder import Autoencoder, fold_latent_statistics
 from latentdiff.models.bundle import save_network
 from latentdiff.models.presets import build_vae, get
 from latentdiff.pixels import to_pictures, to_pixels
-from latentdiff.scenes.catalog import held_out_subjects
-from latentdiff.scenes.records import Scene, SceneRecord
-from latentdiff.scenes.world import World
 from latentdiff.sheet import contact_sheet
+from latentdiff.training.feeds.data_config import DataConfig
+from latentdiff.training.feeds.own import open_own_images
+from latentdiff.training.feeds.settings import FeedSettings
 from latentdiff.training.frozen import copy_weights, load_vae
+from latentdiff.training.run.context import RunContext
+from latentdiff.training.tasks.vae_data import Crops, OwnCrops, SceneCrops
 from latentdiff.training.train_config import TrainConfig
 
-MAX_BOXES = 2
 STATISTICS_PICTURES = 256
 """Training pictures that the latent statistics of an export are measured on."""
 
@@ -52,6 +54,7 @@ class VaeConfig:
     """Folder of rendered scenes; without one, scenes are rendered as they are needed."""
     pool_rows: int = 0
     """Use only the first rows of the pool, so that training may start early; 0 uses all."""
+    pictures: DataConfig = field(default_factory=DataConfig)
     crop: int = 64
     """Side of a training crop in pixels; the picture's own size means whole pictures."""
     centred: float = 0.75
@@ -65,7 +68,8 @@ class VaeConfig:
     latent_noise: float = 0.05
     """Standard deviation of the posterior, as a share of the channel's."""
     validation_pictures: int = 64
-    """Unseen scenes in each validation, and half as many with held-out subjects."""
+    """Unseen scenes in each validation, and half as many with held-out subjects; or held-out
+    images of your own, at most."""
     validation_seed: int = 1_000_003
     """World of the validation scenes."""
     train: TrainConfig = field(
@@ -73,12 +77,15 @@ class VaeConfig:
     )
 
     def __post_init__(self) -> None:
-        size, factor = get(self.model).picture_size, get(self.model).factor
+        factor = get(self.model).factor
+        size = self.pictures.sizes.resolution or get(self.model).picture_size
         if not (0 < self.crop <= size and self.crop % factor == 0):
             raise UserError(f"crop is {self.crop}, expected a multiple of {factor} up to {size}")
         for name in ("centred", "latent_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a number in [0, 1]")
+        if self.pictures.data is not None and self.pool is not None:
+            raise UserError("both --data and --pool were given; give one")
         if self.validation_seed == self.world_seed:
             raise UserError("validation_seed equals world_seed: scenes would not be unseen")
 
@@ -92,9 +99,9 @@ class VaeModule(nn.Module):
         self.vae = build_vae(config.model)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Loss and metrics of pictures (B, H, W, 3) uint8, noise (B, C, h, w), boxes (B, 2, 4)."""
+        """Loss and metrics of images (B, H, W, 3) uint8, noise (B, C, h, w), boxes (B, 2, 4)."""
         autoencoder, config = Autoencoder(self.vae), self.config
-        x = to_pixels(batch["pictures"])
+        x = to_pixels(batch["images"])
         mean = autoencoder.encode_moments(x).float().chunk(2, dim=1)[0]
         spread = mean.detach().std(dim=(0, 2, 3), keepdim=True)
         z = mean + config.latent_noise * spread * batch["noise"]
@@ -130,133 +137,166 @@ def inside_boxes(boxes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class VaeTask:
-    """Trains `AutoencoderKL` on scenes; see `latentdiff.training.task.Task`."""
+    """Trains `AutoencoderKL`; see `latentdiff.training.task.Task`."""
 
     name = "vae"
 
-    def __init__(self, config: VaeConfig) -> None:
+    def __init__(self, config: VaeConfig, context: RunContext) -> None:
+        if context.kept is None:
+            config.pictures.refuse_missing()
         self.config = config
         self.seed = config.train.seed
-        preset = get(config.model)
-        self.size = preset.picture_size
-        self.noise_shape = (preset.latent_channels, *(config.crop // preset.factor,) * 2)
-        self.pictures = open_pictures(
-            pool=config.pool,
-            rows=config.pool_rows,
-            world_seed=config.world_seed,
-            size=self.size,
-        )
+        self.preset = get(config.model)
         torch.manual_seed(seeding.integers(2**31, self.seed, "initial weights"))
         self.module = VaeModule(config)
-        self._unseen: tuple[list[Scene], list[Scene]] | None = None
+        self._data: Crops | None = None
         self._floor: float | None = None
+
+    @property
+    def data(self) -> Crops:
+        """What is learnt from; opened before."""
+        assert self._data is not None, "the data are not open"
+        return self._data
+
+    def open_data(self, context: RunContext) -> None:
+        """Scenes, or the user's images: listed, measured, sorted into buckets."""
+        config = self.config
+        if config.pictures.data is None:
+            scenes = open_pictures(
+                pool=config.pool,
+                rows=config.pool_rows,
+                world_seed=config.world_seed,
+                size=self.preset.picture_size,
+            )
+            self._data = SceneCrops(
+                scenes,
+                crop=config.crop,
+                centred=config.centred,
+                seed=self.seed,
+                validation_seed=config.validation_seed,
+                validation_images=config.validation_pictures,
+            )
+            return
+        settings = FeedSettings(
+            data=config.pictures,
+            size=self.preset.picture_size,
+            multiple=self.preset.factor,
+            seed=self.seed,
+            batch_size=config.train.batch_size,
+            most_held_out=config.validation_pictures,
+            need_captions=False,
+        )
+        self._data = OwnCrops(
+            open_own_images(settings, context),
+            crop=config.crop,
+            seed=self.seed,
+            validation_images=config.validation_pictures,
+        )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What is learnt from, for the run's report."""
+        return self.data.summary
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the data; a run goes on with the same only."""
+        return self.data.fingerprint
 
     def prepare(self, device: torch.device) -> None:
         """Nothing is frozen here."""
 
+    def sample_names(self, positions: Sequence[int]) -> list[str]:
+        """What a report calls the samples at these positions."""
+        return self.data.names(positions)
+
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
-        """pictures (B, c, c, 3) uint8, noise (B, C, c/f, c/f) float32, boxes (B, 2, 4) int16."""
-        crop = self.config.crop
-        pictures = np.empty((len(positions), crop, crop, 3), np.uint8)
-        noise = np.empty((len(positions), *self.noise_shape), np.float32)
-        boxes = np.zeros((len(positions), MAX_BOXES, 4), np.int16)
+        """images (B, c, c, 3) uint8, noise (B, C, c/f, c/f) float32, boxes (B, 2, 4) int16."""
+        images, boxes = self.data.crops(positions)
+        height, width = (side // self.preset.factor for side in images.shape[1:3])
+        shape = (self.preset.latent_channels, height, width)
+        noise = np.empty((len(positions), *shape), np.float32)
         for k, position in enumerate(positions):
-            row = row_of(position, self.pictures.count, self.seed)
-            record = self.pictures.record(row)
-            x, y = self._corner(record, position)
-            pictures[k] = self.pictures.picture(row)[y : y + crop, x : x + crop]
-            noise[k] = seeding.standard_normal(self.noise_shape, self.seed, "posterior", position)
-            for n, placement in enumerate(record.placements[:MAX_BOXES]):
-                boxes[k, n] = np.subtract(placement.box, (x, y, x, y))
+            noise[k] = seeding.standard_normal(shape, self.seed, "posterior", position)
         return {
-            "pictures": torch.from_numpy(pictures),
+            "images": torch.from_numpy(images),
             "noise": torch.from_numpy(noise),
             "boxes": torch.from_numpy(boxes),
         }
 
-    def _corner(self, record: SceneRecord, position: int) -> tuple[int, int]:
-        """Upper left corner of the crop: near a subject's middle, or anywhere."""
-        room = self.size - self.config.crop
-        if room == 0:
-            return 0, 0
-        draw = seeding.generator(self.seed, "crop", position)
-        if draw.random() >= self.config.centred:
-            return int(draw.integers(room + 1)), int(draw.integers(room + 1))
-        box = record.placements[int(draw.integers(len(record.placements)))].box
-        corner = []
-        for low, high in ((box[0], box[2]), (box[1], box[3])):
-            middle = (low + high) / 2 + (draw.random() - 0.5) * (high - low) * 0.6
-            corner.append(int(np.clip(round(middle - self.config.crop / 2), 0, room)))
-        return corner[0], corner[1]
-
-    def unseen(self) -> tuple[list[Scene], list[Scene]]:
-        """Validation scenes: of base subjects, and of held-out ones."""
-        if self._unseen is None:
-            seed, count = self.config.validation_seed, self.config.validation_pictures
-            base = World(seed, size=self.size)
-            others = World(seed, size=self.size, subjects=held_out_subjects())
-            self._unseen = (
-                [base.scene(k) for k in range(count)],
-                [others.scene(k) for k in range(max(1, count // 2))],
-            )
-        return self._unseen
-
     @torch.no_grad()
-    def reconstruct(self, module: VaeModule, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Pictures (N, H, W, 3) uint8 through the posterior's mean and back."""
+    def reconstruct(
+        self, module: VaeModule, images: Sequence[NDArray[np.uint8]]
+    ) -> list[NDArray[np.uint8]]:
+        """Images (H, W, 3) uint8, of any sizes, through the posterior's mean and back."""
         autoencoder = Autoencoder(module.vae)
-        out = []
-        for first in range(0, len(pictures), 32):
-            x = to_pixels(torch.from_numpy(pictures[first : first + 32]).to(autoencoder.device))
-            moments = autoencoder.encode_moments(x)
-            out.append(to_pictures(autoencoder.decode(autoencoder.mode(moments))))
-        return np.concatenate(out)
+        made: list[NDArray[np.uint8]] = list(images)
+        for rows in same_size(images):
+            x = to_pixels(torch.from_numpy(np.stack([images[k] for k in rows])))
+            moments = autoencoder.encode_moments(x.to(autoencoder.device))
+            decoded = to_pictures(autoencoder.decode(autoencoder.mode(moments)))
+            for k, image in zip(rows, decoded, strict=True):
+                made[k] = image
+        return made
 
     def validate(self, module: VaeModule, step: int) -> dict[str, float]:
-        """Mean 8-bit PSNR in dB: whole pictures, inside boxes, held-out subjects; the PCA floor."""
-        base, others = self.unseen()
+        """Mean 8-bit PSNR in dB of unseen images; of scenes also inside boxes and with held-out
+        subjects; and the PCA floor."""
         result: dict[str, float] = {}
-        for name, scenes in (("", base), ("held_out_", others)):
-            pictures = np.stack([scene.image for scene in scenes])
-            made = self.reconstruct(module, pictures)
-            boxes = [[p.box for p in scene.record.placements] for scene in scenes]
-            result[f"{name}psnr"] = float(psnr(pictures, made).mean())
-            result[f"{name}psnr_boxes"] = float(psnr_in_boxes(pictures, made, boxes)[0].mean())
-        result["psnr_pca"] = self.floor()
+        for name, (images, boxes) in self.data.validation().items():
+            made = self.reconstruct(module, images)
+            scores = [
+                psnr(np.stack([images[k] for k in rows]), np.stack([made[k] for k in rows]))
+                for rows in same_size(images)
+            ]
+            result[f"{name}psnr"] = float(np.concatenate(scores).mean())
+            if boxes is not None:
+                inside = psnr_in_boxes(np.stack(images), np.stack(made), boxes)[0]
+                result[f"{name}psnr_boxes"] = float(inside.mean())
+        if result:
+            result["psnr_pca"] = self.floor()
         return result
 
     def floor(self) -> float:
-        """PSNR in dB of patch PCA with as many numbers, on the validation pictures."""
+        """PSNR in dB of patch PCA with as many numbers, on the validation images, cut to the size
+        that all have."""
         if self._floor is None:
-            preset = get(self.config.model)
-            rows = range(min(64, self.pictures.count or 64))
-            fitted = np.stack([self.pictures.picture(k) for k in rows])
-            unseen = np.stack([scene.image for scene in self.unseen()[0]])
-            dB = pca_floor(fitted, unseen, preset.factor, preset.latent_channels)
+            fitted, (unseen, _) = self.data.trained(64), self.data.validation()[""]
+            sides = [side for image in (*fitted, *unseen) for side in image.shape[:2]]
+            dB = pca_floor(
+                np.stack([middle(image, min(sides)) for image in fitted]),
+                np.stack([middle(image, min(sides)) for image in unseen]),
+                self.preset.factor,
+                self.preset.latent_channels,
+            )
             self._floor = float(dB.mean())
         return self._floor
 
-    def sheet(self, module: VaeModule, step: int) -> Image.Image:
-        """Unseen pictures above their reconstructions; the last two show held-out subjects."""
-        base, others = self.unseen()
-        pictures = np.stack([s.image for s in (*base[:6], *others[:2])])
-        return contact_sheet(
-            [*pictures, *self.reconstruct(module, pictures)], columns=len(pictures), gap=2
-        )
+    def sheet(self, module: VaeModule, step: int) -> PIL.Image.Image:
+        """Unseen images above their reconstructions; of scenes the last two show held-out
+        subjects."""
+        groups = [images for images, _ in self.data.validation().values()]
+        groups = groups or [self.data.trained(8)]
+        shown = groups[0][:8] if len(groups) == 1 else [*groups[0][:6], *groups[1][:2]]
+        both = [*shown, *self.reconstruct(module, shown)]
+        side = min(side for image in shown for side in image.shape[:2])
+        return contact_sheet([middle(image, side) for image in both], columns=len(shown), gap=2)
 
     @torch.no_grad()
     def export(self, module: VaeModule, folder: Path) -> None:
         """Write the autoencoder with its latent statistics folded in: unit variance per channel."""
         vae = copy.deepcopy(module.vae).float().to(memory_format=torch.contiguous_format).eval()
         autoencoder = Autoencoder(vae)
+        images = self.data.trained(STATISTICS_PICTURES)
         means = []
-        rows_there = range(min(STATISTICS_PICTURES, self.pictures.count or STATISTICS_PICTURES))
-        for first in rows_there[::32]:
-            rows = [self.pictures.picture(k) for k in rows_there[first : first + 32]]
-            x = to_pixels(torch.from_numpy(np.stack(rows)).to(autoencoder.device))
-            means.append(autoencoder.encode_moments(x).chunk(2, dim=1)[0])
-        means_all = torch.cat(means)
-        std, mean = torch.std_mean(means_all, dim=(0, 2, 3))
+        for rows in same_size(images):
+            x = to_pixels(torch.from_numpy(np.stack([images[k] for k in rows])))
+            moments = autoencoder.encode_moments(x.to(autoencoder.device))
+            means.append(moments.chunk(2, dim=1)[0])
+        if len({mean.shape[1:] for mean in means}) > 1:
+            means = [mean.movedim(1, 0).reshape(1, mean.shape[1], 1, -1) for mean in means]
+            means = [torch.cat(means, dim=3)]
+        std, mean = torch.std_mean(torch.cat(means), dim=(0, 2, 3))
         share = max(self.config.latent_noise, 1e-3)
         channels = len(std)
         vae.quant_conv.weight[channels:] = 0.0
@@ -268,6 +308,24 @@ class VaeTask:
     def initialise(self, folder: Path) -> None:
         """Load an exported autoencoder (folded or not: it is the same function)."""
         copy_weights(load_vae(folder), self.module.vae, str(folder))
+
+
+def same_size(images: Sequence[NDArray[np.uint8]], most: int = 32) -> list[list[int]]:
+    """Numbers of images that have one size, at most so many together."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for k, image in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(k)
+    return [
+        rows[first : first + most]
+        for rows in by_shape.values()
+        for first in range(0, len(rows), most)
+    ]
+
+
+def middle(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The square of that side in the middle of an image (H, W, 3)."""
+    y, x = ((length - side) // 2 for length in image.shape[:2])
+    return image[y : y + side, x : x + side]
 
 
 PRESETS: dict[str, VaeConfig] = {

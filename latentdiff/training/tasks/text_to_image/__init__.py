@@ -1,7 +1,7 @@
 """Training the U-Net: from nothing on scenes, or a base model on pictures of one's own."""
 
 from latentdiff.training.feeds.data_config import DataConfig
-from latentdiff.training.tasks.text_to_image.module import Noising, UNetModule
+from latentdiff.training.tasks.text_to_image.module import UNetModule
 from latentdiff.training.tasks.text_to_image.task import TextToImageTask
 from latentdiff.training.tasks.text_to_image.text_to_image_config import (
     PRESETS,
@@ -11,7 +11,6 @@ from latentdiff.training.tasks.text_to_image.text_to_image_config import (
 __all__ = [
     "PRESETS",
     "DataConfig",
-    "Noising",
     "TextToImageConfig",
     "TextToImageTask",
     "UNetModule",

@@ -17,7 +17,6 @@ from latentdiff.models.lora import layers as lora
 from latentdiff.training.feeds.feed import Feed
 from latentdiff.training.frozen import copy_weights
 from latentdiff.training.tasks.text_to_image.module import UNetModule
-from latentdiff.training.tasks.text_to_image.networks import Networks
 from latentdiff.training.tasks.text_to_image.text_to_image_config import TextToImageConfig
 
 
@@ -48,7 +47,11 @@ def _plain(network: Any) -> Any:
 
 
 def save_lora_files(
-    module: UNetModule, config: TextToImageConfig, networks: Networks, feed: Feed, folder: Path
+    module: UNetModule,
+    config: TextToImageConfig,
+    networks: bundles.Bundle,
+    feed: Feed,
+    folder: Path,
 ) -> None:
     """Write the LoRA in both layouts, with what it was made from."""
     words = (word.strip() for word in config.captions.trigger_words.split(","))
@@ -57,8 +60,8 @@ def save_lora_files(
         module.unet,
         module.text_encoder,
         lora.LoraMetadata(
-            base=Path(networks.base).name,
-            base_sha256=dict(networks.base_hashes),
+            base=Path(str(config.base)).name,
+            base_sha256=dict(networks.hashes),
             data_fingerprint=feed.fingerprint,
             trigger_words=tuple(word for word in words if word),
             training_prompt=next(iter(feed.prompts()), ""),

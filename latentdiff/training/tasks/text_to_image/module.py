@@ -1,4 +1,4 @@
-"""The U-Net with its loss, and how clean latents become its inputs."""
+"""The U-Net with its loss, and how images become its inputs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from latentdiff.conditioning import text
-from latentdiff.diffusion import objective
-from latentdiff.diffusion.forward_process import q_sample
-from latentdiff.diffusion.noise_schedule import NoiseSchedule
+from latentdiff.diffusion.objective import LossRecord, Noising, weighted_error
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.denoiser import predict
 from latentdiff.pixels import to_pixels
@@ -20,36 +18,6 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 Batch = dict[str, Tensor]
-
-
-class Noising:
-    """q(x_t | x_0) and what is regressed: x_0, ε and t in; x_t, target and weight out.
-
-    Raises UserError for a weighting that is infinite somewhere, or an unknown name.
-    """
-
-    def __init__(
-        self,
-        schedule: NoiseSchedule,
-        *,
-        prediction_type: str,
-        weighting: str = "simple",
-        gamma: float = 5.0,
-    ) -> None:
-        self.schedule = schedule
-        self.prediction_type = prediction_type
-        self.weights = objective.loss_weights(
-            schedule, prediction_type=prediction_type, weighting=weighting, gamma=gamma
-        )
-
-    def __call__(self, x_0: Tensor, eps: Tensor, t: Tensor) -> Batch:
-        """x_t, target (B, C, h, w), t and weight (B,) of clean latents and noise (B, C, h, w)."""
-        x_t = q_sample(x_0, t, eps, self.schedule)
-        goal = objective.target(
-            x_0, x_t, eps, t, self.schedule, prediction_type=self.prediction_type
-        )
-        weight = self.schedule.gather(self.weights, t, t).reshape(-1).float()
-        return {"x_t": x_t, "t": t, "target": goal, "weight": weight}
 
 
 class UNetModule(nn.Module):
@@ -74,30 +42,27 @@ class UNetModule(nn.Module):
 
     def forward(self, batch: Batch) -> Batch:
         """Weighted loss and plain MSE of a batch; see `TextToImageTask.batch`."""
-        weight, per_sample = self.per_sample(batch)
-        return {
-            "loss": (weight * per_sample).mean(),
-            "mse": per_sample.detach().mean(),
-        }
+        found = self.error(batch)
+        return {"loss": found.loss, "mse": found.mse.mean()}
 
-    def per_sample(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Weight (B,) and mean squared error (B,) float32 of each sample."""
+    def error(self, batch: Batch) -> LossRecord:
+        """The weighted error of the U-Net's prediction, by sample and in all."""
         batch = self.inputs(batch)
         prediction = predict(
             self.unet, batch["x_t"], batch["t"], batch["context"], batch.get("context_mask")
-        ).float()
-        return batch["weight"], (prediction - batch["target"]).square().mean(dim=(1, 2, 3))
+        )
+        return weighted_error(prediction, batch["target"], batch["weight"])
 
     @torch.compiler.disable
     def inputs(self, batch: Batch) -> Batch:
-        """x_t, t, target, weight as they come, or made from pictures; context from tokens."""
+        """x_t, t, target, weight as they come, or made from images; context from tokens."""
         if "context" not in batch:
             batch = {**batch, "context": self._context(batch["input_ids"])}
-        if "pictures" not in batch:
+        if "images" not in batch:
             return batch
         with torch.no_grad():
             autoencoder = Autoencoder(self.frozen.vae)
-            moments = autoencoder.encode_moments(to_pixels(batch["pictures"])).float()
+            moments = autoencoder.encode_moments(to_pixels(batch["images"])).float()
             x_0 = autoencoder.sample(moments, batch["posterior"])
             made = self.noising(x_0, batch["eps"], batch["t"])
         kept: Batch = {n: batch[n] for n in ("context", "context_mask") if n in batch}

@@ -52,8 +52,8 @@ class FixedPairs:
         losses = np.full(len(self._where), np.nan)
         for part in self._batches():
             batch = self._batch(part, module, tokens)
-            weight, error = module.per_sample({k: v.to(device) for k, v in batch.items()})
-            losses[part] = (weight * error).double().cpu().numpy()
+            found = module.error({k: v.to(device) for k, v in batch.items()})
+            losses[part] = found.per_sample.double().cpu().numpy()
         return PairedLosses(
             ids=tuple(self.entries[group][k].id for group, k, _, _ in self._where),
             t=np.array([t for *_, t in self._where], np.int64),
@@ -95,7 +95,7 @@ class FixedPairs:
             for k, entry in enumerate(entries):
                 if (group, k) in self._latents:
                     continue
-                pixels = to_pixels(torch.from_numpy(entry.picture[None])).to(autoencoder.device)
+                pixels = to_pixels(torch.from_numpy(entry.image[None])).to(autoencoder.device)
                 with torch.autocast(autoencoder.device.type, enabled=False):
                     moments = autoencoder.encode_moments(pixels).float().cpu()
                 noise = seeding.standard_normal(

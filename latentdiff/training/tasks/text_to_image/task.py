@@ -8,6 +8,7 @@ the device.
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,16 +22,22 @@ from torch import Tensor
 
 from latentdiff import seeding
 from latentdiff.conditioning import text
+from latentdiff.data.captions import static
+from latentdiff.data.rendered.scene_pictures import PoolPictures, open_pictures
 from latentdiff.diffusion import objective
+from latentdiff.diffusion.objective import Noising
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
 from latentdiff.sheet import contact_sheet
 from latentdiff.training.feeds.caption_tokens import CaptionTokens
-from latentdiff.training.feeds.feed import Feed, SceneFeed, Visits
+from latentdiff.training.feeds.encode_cache import CacheSettings, Encoders
+from latentdiff.training.feeds.feed import Feed, Samples
+from latentdiff.training.feeds.own import open_own_images
+from latentdiff.training.feeds.scenes import SceneFeed, open_pool_latents
+from latentdiff.training.feeds.settings import FeedSettings
 from latentdiff.training.frozen import Frozen
-from latentdiff.training.launch import say
 from latentdiff.training.paired_losses import PairedLosses
-from latentdiff.training.record.run_folder import default_path
+from latentdiff.training.run.context import RunContext
 from latentdiff.training.task import Sheet
 from latentdiff.training.tasks.text_to_image.exports import (
     how_to_load,
@@ -38,8 +45,12 @@ from latentdiff.training.tasks.text_to_image.exports import (
     save_lora_files,
     save_model,
 )
-from latentdiff.training.tasks.text_to_image.module import Batch, Noising, UNetModule
-from latentdiff.training.tasks.text_to_image.networks import load_networks
+from latentdiff.training.tasks.text_to_image.module import Batch, UNetModule
+from latentdiff.training.tasks.text_to_image.networks import (
+    image_size,
+    load_networks,
+    pixel_multiple,
+)
 from latentdiff.training.tasks.text_to_image.pairs import FixedPairs
 from latentdiff.training.tasks.text_to_image.text_to_image_config import TextToImageConfig
 
@@ -70,12 +81,13 @@ class TextToImageTask:
 
     name = "text-to-image"
 
-    def __init__(self, config: TextToImageConfig, draw: Draw | None = None) -> None:
-        self.config = config
-        self.draw = draw
-        self.seed = config.train.seed
-        if config.pictures.data is not None:
+    def __init__(
+        self, config: TextToImageConfig, context: RunContext, draw: Draw | None = None
+    ) -> None:
+        if context.kept is None:
             config.pictures.refuse_missing()
+        self.config, self.draw, self.run = config, draw, context.folder
+        self.seed = config.train.seed
         self.networks = load_networks(config)
         self.schedule = self.networks.scheduler_config.noise_schedule()
         self.noising = Noising(
@@ -85,7 +97,6 @@ class TextToImageTask:
             gamma=config.min_snr_gamma,
         )
         self.tokens = CaptionTokens(self.networks.tokenizer, long=config.captions.long_captions)
-        self.feed = self._open_feed()
         self.frozen = Frozen(self.networks.text_encoder, self.networks.vae, self.schedule)
         self.module = UNetModule(
             self.networks.unet,
@@ -93,22 +104,79 @@ class TextToImageTask:
             self.frozen,
             self.networks.text_encoder if config.train_text_encoder else None,
         )
+        self._feed: Feed | None = None
         self._pairs: FixedPairs | None = None
 
-    def _open_feed(self) -> Feed:
-        if self.config.pictures.data is None:
-            scenes = SceneFeed(self.config, self.networks)
-            say(f"no --data: {scenes.summary['source']}, {scenes.summary['pictures']}")
-            return scenes
-        from latentdiff.training.feeds.own import open_own_pictures
+    @property
+    def feed(self) -> Feed:
+        """The data; opened before."""
+        assert self._feed is not None, "the data are not open"
+        return self._feed
 
-        run = default_path(self.config.train, self.name)
-        return open_own_pictures(self.config, self.networks, self.tokens, run)
+    def open_data(self, context: RunContext) -> None:
+        """Scenes, or the user's images: listed, measured, and encoded where there is a cache."""
+        if self.config.pictures.data is None:
+            self._feed = self._scenes()
+            summary = self._feed.summary
+            context.say(f"no --data: {summary['source']}, {summary['pictures']}")
+            return
+        self._feed = open_own_images(
+            self._feed_settings(),
+            context,
+            tokenizer=self.networks.tokenizer,
+            cache=self._cache_settings(context.device),
+        )
+
+    def _scenes(self) -> SceneFeed:
+        config, size = self.config, image_size(self.networks)
+        images = open_pictures(pool=config.pool, rows=0, world_seed=config.world_seed, size=size)
+        latents = None
+        if config.cache is not None:
+            assert isinstance(images, PoolPictures)
+            latents = open_pool_latents(config.cache, images, self.networks.vae)
+        return SceneFeed(
+            images,
+            world_seed=config.world_seed,
+            validation_seed=config.validation_seed,
+            seed=self.seed,
+            caption_dropout=config.captions.caption_dropout,
+            latents=latents,
+        )
+
+    def _feed_settings(self) -> FeedSettings:
+        return FeedSettings(
+            data=self.config.pictures,
+            captions=self.config.captions,
+            crop=self.config.crop,
+            size=image_size(self.networks),
+            multiple=pixel_multiple(self.networks),
+            seed=self.seed,
+            batch_size=self.config.train.batch_size,
+            most_held_out=self.config.validation_pictures,
+        )
+
+    def _cache_settings(self, device: torch.device) -> CacheSettings | None:
+        config = self.config
+        if config.cache is None:
+            return None
+        fixed_texts = static(config.captions) and not config.train_text_encoder
+        encoders = Encoders(
+            vae=self.networks.vae,
+            text_encoder=self.networks.text_encoder,
+            tokenizer=self.networks.tokenizer,
+            device=device,
+            long_captions=config.captions.long_captions,
+        )
+        return CacheSettings(
+            folder=config.cache,
+            encoders=encoders,
+            contexts=fixed_texts and config.cache_contexts,
+        )
 
     @property
     def summary(self) -> dict[str, Any]:
         """What is trained on what, for the run's report."""
-        return {**self.feed.summary, "base": self.networks.base or "none, from nothing"}
+        return {**self.feed.summary, "base": self.config.base or "none, from nothing"}
 
     @property
     def fingerprint(self) -> str:
@@ -121,38 +189,38 @@ class TextToImageTask:
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """x_t, target (B, C, h, w), t (B,), weight (B,) where latents are cached; otherwise
-        pictures (B, H, W, 3) uint8, posterior, eps (B, C, h, w) and t. Always input_ids (B, L), or
+        images (B, H, W, 3) uint8, posterior, eps (B, C, h, w) and t. Always input_ids (B, L), or
         context (B, L, D) where that is cached."""
-        visits = self.feed.visit(positions)
+        samples = self.feed.samples(positions)
         t = self._timesteps(positions)
-        shape = self._latent_shape(visits)
+        shape = self._latent_shape(samples)
         eps = self._noise("eps", positions, shape)
         if self.config.offset_noise:
             shift = self._noise("offset noise", positions, (shape[0], 1, 1))
             eps = eps + self.config.offset_noise * shift
         posterior = self._noise("posterior", positions, shape)
-        if visits.moments is None:
-            assert visits.pictures is not None
-            pictures = torch.from_numpy(visits.pictures)
-            made = {"pictures": pictures, "posterior": posterior, "eps": eps, "t": t}
+        if samples.moments is None:
+            assert samples.images is not None
+            images = torch.from_numpy(samples.images)
+            made = {"images": images, "posterior": posterior, "eps": eps, "t": t}
         else:
-            moments = torch.from_numpy(visits.moments)
+            moments = torch.from_numpy(samples.moments)
             made = self.noising(Autoencoder(self.networks.vae).sample(moments, posterior), eps, t)
-        if visits.contexts is not None:
-            return {**made, **side_by_side(visits.contexts)}
-        return {**made, **self.tokens.inputs(visits.captions)}
+        if samples.contexts is not None:
+            return {**made, **side_by_side(samples.contexts)}
+        return {**made, **self.tokens.inputs(samples.captions)}
 
     def sample_names(self, positions: Sequence[int]) -> list[str]:
-        """What a report calls the samples that these positions see."""
+        """What a report calls the samples at these positions."""
         return self.feed.names(positions)
 
-    def _latent_shape(self, visits: Visits) -> tuple[int, int, int]:
-        if visits.moments is not None:
-            channels, height, width = visits.moments.shape[1:]
+    def _latent_shape(self, samples: Samples) -> tuple[int, int, int]:
+        if samples.moments is not None:
+            channels, height, width = samples.moments.shape[1:]
             return channels // 2, height, width
-        assert visits.pictures is not None
+        assert samples.images is not None
         autoencoder = Autoencoder(self.networks.vae)
-        height, width = visits.pictures.shape[1:3]
+        height, width = samples.images.shape[1:3]
         factor = autoencoder.factor
         return autoencoder.latent_channels, height // factor, width // factor
 
@@ -194,8 +262,7 @@ class TextToImageTask:
         steps, guidance = self.config.sheet_steps, self.config.sheet_guidance
         long: text.Long = "chunk" if self._chunks else "truncate"
         images = self.draw(self._bundle(module), prompts, seeds, steps, guidance, long)
-        run = default_path(self.config.train, self.name)
-        commands = [self._command(run, p, s) for p, s in zip(prompts, seeds, strict=True)]
+        commands = [self._command(self.run, p, s) for p, s in zip(prompts, seeds, strict=True)]
         return Sheet(
             image=contact_sheet([np.asarray(image) for image in images], columns=4, gap=2),
             prompts=tuple(prompts),
@@ -226,7 +293,9 @@ class TextToImageTask:
         """The whole model with this module's weights."""
         trained = module.text_encoder
         encoder = self.networks.text_encoder if trained is None else trained
-        return self.networks.bundle(unet=module.unet, text_encoder=encoder)
+        return dataclasses.replace(
+            self.networks, unet=module.unet, text_encoder=encoder, source="", hashes={}
+        )
 
     def export(self, module: UNetModule, folder: Path) -> None:
         """Write a whole model that `generate --model` and diffusers open, or the LoRA's files."""
