@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from latentdiff.diffusion import objective
 from latentdiff.diffusion.forward_process import q_sample
 from latentdiff.diffusion.likelihood import step_kl
 from latentdiff.diffusion.noise_schedule import linear, scaled_linear
@@ -187,3 +188,25 @@ def test_stratified_timesteps_are_uniform_over_all():
 def test_variational_small_needs_two_steps():
     with pytest.raises(UserError, match="at least 2"):
         loss_weights(linear(1), weighting="variational_small")
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 4, 5), (3, 7, 6), (3, 8)])
+def test_the_loss_is_the_same_for_latents_and_embeddings_with_the_target_made_before(shape):
+    schedule = scaled_linear(100)
+    draw = torch.Generator().manual_seed(0)
+    x_0, eps, prediction = (torch.randn(shape, generator=draw) for _ in range(3))
+    t = torch.tensor([0, 40, 99])
+    for kind in ("epsilon", "v_prediction", "sample"):
+        chosen = {"prediction_type": kind, "weighting": "min_snr"}
+        made = objective.Noising(schedule, **chosen)(x_0, eps, t)
+        whole = objective.loss(prediction, x_0, made["x_t"], eps, t, schedule, **chosen)
+        parts = objective.weighted_error(prediction, made["target"], made["weight"])
+        assert torch.equal(whole.loss, parts.loss)
+        assert torch.equal(whole.per_sample, parts.per_sample)
+        expected = (prediction - made["target"]).square().flatten(1).mean(1) * made["weight"]
+        torch.testing.assert_close(parts.per_sample, expected)
+
+
+def test_a_prediction_of_another_shape_is_no_broadcast():
+    with pytest.raises(ValueError, match="has shape"):
+        objective.weighted_error(torch.zeros(2, 3), torch.zeros(2, 1), torch.ones(2))

@@ -11,9 +11,13 @@ from latentdiff.training.run.context import RunContext
 from latentdiff.training.task import Task
 from latentdiff.training.train_config import TrainConfig
 
+_OPEN: set[int] = set()
+
 
 def run_task(task: Task, config: TrainConfig, *, settings: object = None) -> loop.RunResult:
-    """`loop.run` of a task that was built before."""
+    """`loop.run` of a task that was built before; one that is open already stays as it is."""
+    if id(task) in _OPEN:
+        task.open_data = lambda context: None  # type: ignore[method-assign]
     return loop.run(lambda context: task, config, name=task.name, settings=settings)
 
 
@@ -23,4 +27,5 @@ def opened(kind: Any, config: Any, *, context: RunContext | None = None, **more:
     context = context or RunContext(folder=folder)
     task = kind(config, context, **more)
     task.open_data(context)
+    _OPEN.add(id(task))
     return task

@@ -320,9 +320,9 @@ def test_long_captions_are_refused_by_name_and_chunked_without_loss(base, tmp_pa
     batch = task.batch(range(4))
     assert batch["input_ids"].ndim == 3 and batch["input_ids"].shape[1] > 1
     assert "context_mask" in batch
-    _, together = task.module.per_sample(batch)
+    together = task.module.error(batch).mse
     for k in range(4):
-        _, alone = task.module.per_sample(task.batch([k]))
+        alone = task.module.error(task.batch([k])).mse
         torch.testing.assert_close(together[k], alone[0], atol=1e-5, rtol=1e-5)
 
 

@@ -13,9 +13,13 @@ from latentdiff.cli import main as cli
 from latentdiff.data.captions import CaptionConfig
 from latentdiff.data.rendered.pixel_pool import build_pool
 from latentdiff.data.rendered.scene_pictures import row_of
+from latentdiff.diffusion import objective
 from latentdiff.diffusion.objective import loss_weights
 from latentdiff.errors import UserError
 from latentdiff.models import bundle
+from latentdiff.models.autoencoder import Autoencoder
+from latentdiff.models.denoiser import predict
+from latentdiff.pixels import to_pixels
 from latentdiff.train_scripts.text_to_image import draw
 from latentdiff.training.recipes.snowglobe_parts import assemble, encode_pool
 from latentdiff.training.tasks import clip_task as clip
@@ -189,3 +193,27 @@ def test_the_assembled_folder_is_a_model_with_its_card(task, parts, tmp_path):
     assert "cat" in whole.card["subjects"]
     assert whole.preview is not None
     assert (folder / "clip_vision" / "config.json").is_file()
+
+
+def test_what_training_minimises_is_the_loss_that_is_tested(parts):
+    task = opened(
+        text_to_image.TextToImageTask,
+        config(parts, cache=None, prediction_type="v_prediction", weighting="min_snr"),
+    )
+    batch, module, autoencoder = task.batch(range(4)), task.module, Autoencoder(task.networks.vae)
+    with torch.no_grad():
+        moments = autoencoder.encode_moments(to_pixels(batch["images"])).float()
+        x_0 = autoencoder.sample(moments, batch["posterior"])
+        made = module.inputs(batch)
+        prediction = predict(module.unet, made["x_t"], made["t"], made["context"])
+        expected = objective.loss(
+            prediction,
+            x_0,
+            made["x_t"],
+            batch["eps"],
+            batch["t"],
+            task.schedule,
+            prediction_type="v_prediction",
+            weighting="min_snr",
+        )
+        assert torch.equal(module(batch)["loss"], expected.loss)

@@ -91,7 +91,7 @@ def run(options: BuildConfig) -> int:
     from latentdiff.training.feeds.own import count_captions
     from latentdiff.training.run.loop import print_on_main
     from latentdiff.training.run.processes import start
-    from latentdiff.training.tasks.text_to_image.networks import image_size, pixel_multiple
+    from latentdiff.training.tasks.text_to_image.networks import geometry_of, image_size
     from latentdiff.training.train_config import TrainConfig
 
     begun = time.monotonic()
@@ -108,7 +108,8 @@ def run(options: BuildConfig) -> int:
     if options.contexts:
         for line in count_captions(source, networks.tokenizer, captions).lines():
             say(line)
-    size, multiple = image_size(networks), pixel_multiple(networks)
+    size = image_size(networks, options.sizes.resolution)
+    multiple = geometry_of(networks).coarsest
     show = Progress if processes.is_main else None
     cache, team = LatentCache(options.cache, create=True), processes.team()
     contents = encode_cache.scan(

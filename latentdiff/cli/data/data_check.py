@@ -124,22 +124,23 @@ def _of_model(
     if options.model == "none":
         return None, None
     from latentdiff.data.buckets import assign
-    from latentdiff.models import bundle, weights
+    from latentdiff.models import bundle, geometry, weights
     from latentdiff.models import model_folder as folder
 
     model = folder.resolve(options.model)
     folder.read_layout(model)
     settings = {part: weights.read_json(model / part / "config.json") for part in folder.NETWORKS}
     try:
-        factor = 2 ** (len(settings["vae"]["block_out_channels"]) - 1)
-        multiple = factor * 2 ** (len(settings["unet"]["block_out_channels"]) - 1)
-        own = settings["unet"]["sample_size"]
-        size = factor * int(own if isinstance(own, int) else max(own))
+        found = geometry.of_configs(settings["vae"], settings["unet"])
         positions = int(settings["text_encoder"].get("max_position_embeddings", 77))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the settings of the model {options.model} lack {error}") from error
     encoder: Any = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=positions))
     tokenizer = bundle.load_tokenizer(model / "tokenizer", encoder)
+    multiple = found.coarsest
+    size = options.sizes.resolution or max(found.own_size or (0,))
+    if not size:
+        raise UserError(f"the U-Net of {options.model} names no sample_size; give --resolution")
     buckets = options.sizes.make(size, multiple)
     deal = partial(assign, buckets=buckets, multiple=multiple, upscale=options.sizes.upscale)
     return partial(_lengths, tokenizer=tokenizer), deal

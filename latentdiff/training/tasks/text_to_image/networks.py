@@ -9,8 +9,8 @@ import torch
 from latentdiff import seeding
 from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
-from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
+from latentdiff.models.geometry import Geometry, of_configs
 from latentdiff.models.lora.layers import add_lora
 from latentdiff.models.presets import build_unet
 from latentdiff.training.frozen import load_text_encoder, load_vae
@@ -24,16 +24,17 @@ def load_networks(config: TextToImageConfig) -> Bundle:
     return networks
 
 
-def image_size(networks: Bundle) -> int:
-    """Side in pixels of the images that the U-Net was made for."""
-    own = networks.unet.config.sample_size
-    return int(own if isinstance(own, int) else max(own)) * Autoencoder(networks.vae).factor
+def geometry_of(networks: Bundle) -> Geometry:
+    """Which pixel sizes the networks take."""
+    return of_configs(networks.vae.config, networks.unet.config)
 
 
-def pixel_multiple(networks: Bundle) -> int:
-    """What the sides of an image must be multiples of, in pixels."""
-    levels = len(networks.unet.config.block_out_channels)
-    return Autoencoder(networks.vae).factor * 2 ** (levels - 1)
+def image_size(networks: Bundle, asked: int | None = None) -> int:
+    """Side in pixels of square training images: as asked, or what the U-Net was made for."""
+    own = geometry_of(networks).own_size
+    if asked is None and own is None:
+        raise UserError("the U-Net's config names no sample_size; give --resolution")
+    return asked or max(own or (0, 0))
 
 
 def _of_base(config: TextToImageConfig) -> Bundle:

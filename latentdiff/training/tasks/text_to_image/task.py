@@ -47,9 +47,9 @@ from latentdiff.training.tasks.text_to_image.exports import (
 )
 from latentdiff.training.tasks.text_to_image.module import Batch, UNetModule
 from latentdiff.training.tasks.text_to_image.networks import (
+    geometry_of,
     image_size,
     load_networks,
-    pixel_multiple,
 )
 from latentdiff.training.tasks.text_to_image.pairs import FixedPairs
 from latentdiff.training.tasks.text_to_image.text_to_image_config import TextToImageConfig
@@ -148,8 +148,8 @@ class TextToImageTask:
             data=self.config.pictures,
             captions=self.config.captions,
             crop=self.config.crop,
-            size=image_size(self.networks),
-            multiple=pixel_multiple(self.networks),
+            size=image_size(self.networks, self.config.pictures.sizes.resolution),
+            multiple=geometry_of(self.networks).coarsest,
             seed=self.seed,
             batch_size=self.config.train.batch_size,
             most_held_out=self.config.validation_pictures,
@@ -219,10 +219,7 @@ class TextToImageTask:
             channels, height, width = samples.moments.shape[1:]
             return channels // 2, height, width
         assert samples.images is not None
-        autoencoder = Autoencoder(self.networks.vae)
-        height, width = samples.images.shape[1:3]
-        factor = autoencoder.factor
-        return autoencoder.latent_channels, height // factor, width // factor
+        return geometry_of(self.networks).latent_shape(*samples.images.shape[1:3])
 
     def _timesteps(self, positions: Sequence[int]) -> Tensor:
         u = [seeding.uniform(self.seed, "timestep", position) for position in positions]
