@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from latentdiff.training.run.entry import guarded, train_from
 
 PROG = "python -m latentdiff.train_scripts.clip"
-DESCRIPTION = "Train the CLIP towers and the tokenizer on captioned scenes."
+DESCRIPTION = (
+    "Train the CLIP towers and the tokenizer: on scenes, or on captioned pictures of your own. "
+    "Try: --data DIR --run-dir runs/my-clip."
+)
 
 
 def main(argv: Sequence[str], prog: str = PROG) -> int:

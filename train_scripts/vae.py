@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from latentdiff.training.run.entry import guarded, train_from
 
 PROG = "python -m latentdiff.train_scripts.vae"
-DESCRIPTION = "Train the autoencoder on scenes."
+DESCRIPTION = (
+    "Train the autoencoder: on scenes, or on pictures of your own, which need no captions. "
+    "Try: --data DIR --run-dir runs/my-vae."
+)
 
 
 def main(argv: Sequence[str], prog: str = PROG) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from latentdiff.errors import UserError
 
@@ -13,6 +13,25 @@ from latentdiff.errors import UserError
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long, how fast, how precisely, and where a run is kept."""
+
+    HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "How long and how fast it learns": (
+            *("max_minutes", "seed", "gradient_accumulation", "optimizer", "muon_learning_rate"),
+            *("lr_schedule", "warmup_steps", "decay_fraction", "decay_shape", "weight_decay"),
+            *("betas", "grad_clip", "ema_decay", "ema_every", "ema_device"),
+        ),
+        "Speed and memory": (
+            *("device", "mixed_precision", "compile", "channels_last", "threads", "num_workers"),
+            *("prefetch", "timeout_minutes"),
+        ),
+        "Validation and sample sheets": ("validate_every", "validate_at_start", "sheet_every"),
+        "What is logged and kept": (
+            *("log_every", "checkpoint_minutes", "keep_checkpoints", "tensorboard"),
+        ),
+        "Stopping, and going on": (
+            *("stop_at", "resume", "init_from", "continue_from", "decay_from", "dry_run"),
+        ),
+    }
 
     run_dir: Path | None = None
     """Folder of the run; None means $LATENTDIFF_RUNS/<task name>, or runs/<task name>."""
@@ -105,6 +124,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the field."""
+        self._check_numbers()
+        self._check_combinations()
+
+    def _check_numbers(self) -> None:
+        """Each number in its own range."""
         for name, low in (
             ("batch_size", 1),
             ("gradient_accumulation", 1),
@@ -119,14 +143,10 @@ class TrainConfig:
             _at_least(name, getattr(self, name), 0)
         if self.num_workers:
             _at_least("prefetch", self.prefetch, 1)
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise UserError(
-                f"learning_rate is {self.learning_rate}, expected a finite number above 0"
-            )
-        if not (math.isfinite(self.muon_learning_rate) and self.muon_learning_rate > 0):
-            raise UserError(
-                f"muon_learning_rate is {self.muon_learning_rate}, expected a finite number above 0"
-            )
+        for name in ("learning_rate", "muon_learning_rate"):
+            rate = getattr(self, name)
+            if not (math.isfinite(rate) and rate > 0):
+                raise UserError(f"{name} is {rate}, expected a finite number above 0")
         for name, value in (("decay_fraction", self.decay_fraction), ("ema_decay", self.ema_decay)):
             if not 0 <= value < 1:
                 raise UserError(f"{name} is {value}, expected a number in [0, 1)")
@@ -135,12 +155,13 @@ class TrainConfig:
         for name in ("steps", "stop_at"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)
-        for name, minutes in (
-            ("max_minutes", self.max_minutes),
-            ("timeout_minutes", self.timeout_minutes),
-        ):
+        for name in ("max_minutes", "timeout_minutes"):
+            minutes = getattr(self, name)
             if minutes is not None and not minutes > 0:
                 raise UserError(f"{name} is {minutes}, expected a number above 0")
+
+    def _check_combinations(self) -> None:
+        """What does not go together."""
         if self.lr_schedule == "cosine" and self.steps is None and self.max_minutes is not None:
             raise UserError(
                 "lr_schedule cosine needs steps: it falls from the end of the warm-up on, so its "

@@ -1,13 +1,19 @@
 """Every training script, as a user calls it: presets, overrides, dry run, mistakes."""
 
+import dataclasses
 import importlib
+import re
 import subprocess
 import sys
+from typing import get_type_hints
 
 import pytest
 
 from latentdiff.cli import main as cli
 from latentdiff.data.rendered.pixel_pool import build_pool
+from latentdiff.training.tasks.clip_task import ClipConfig
+from latentdiff.training.tasks.text_to_image import TextToImageConfig
+from latentdiff.training.tasks.vae_task import VaeConfig
 
 SCRIPTS = {
     "vae": "vae_task",
@@ -85,3 +91,31 @@ def test_the_recipe_makes_the_whole_model_and_ships_another_from_its_checkpoint(
     )
     assert shipped.returncode == 0, shipped.stdout + shipped.stderr
     assert (tmp_path / "run" / "v1" / "model_index.json").is_file()
+
+
+def test_help_shows_what_people_use_first_and_every_option_under_a_title(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "90")
+    for task, config in (
+        ("text-to-image", TextToImageConfig),
+        ("vae", VaeConfig),
+        ("clip", ClipConfig),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.run(["train", task, "--help"])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= 90
+        titles = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
+        assert titles[0] == "Most used:" and "Your own images:" in titles
+        assert "Other options:" not in titles and len(titles) == len(set(titles))
+        groups = dict(zip(titles, re.split(r"^[^ \n].*:\n", text, flags=re.M)[1:], strict=True))
+        first = re.findall(r"^  (--[a-z-]+)", groups["Most used:"], flags=re.M)
+        assert first == [f"--{name.replace('_', '-')}" for name in config.HELP_FIRST]
+        listed = re.findall(r"^  (--[a-z0-9-]+)", text, flags=re.M)
+        assert len(listed) == len(set(listed)) == count(config)
+
+
+def count(config):
+    """Options of a config and of those nested in it."""
+    nested = [hint for hint in get_type_hints(config).values() if dataclasses.is_dataclass(hint)]
+    return len(dataclasses.fields(config)) - len(nested) + sum(map(count, nested))

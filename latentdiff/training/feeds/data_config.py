@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from latentdiff.data.buckets import BucketConfig
 from latentdiff.data.sources import SourceConfig
@@ -13,6 +14,17 @@ from latentdiff.errors import UserError
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Your own images: where they are, which are held out, how they are cut."""
+
+    HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "Your own images": (
+            *("data", "validation_data", "validation_share", "prior_data", "prior_share", "flip"),
+            *("resolution", "buckets", "max_aspect", "upscale", "crop"),
+            *("stream", "shuffle_buffer", "bad_sample_limit"),
+        ),
+        "Where images and captions are in the data": (
+            *("split", "image_column", "caption_column", "caption_template", "captions_from"),
+        ),
+    }
 
     data: str | None = None
     """Captioned pictures of your own: a folder, parquet or tar files, or a hub data set."""

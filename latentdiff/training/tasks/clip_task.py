@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from PIL import Image
@@ -48,6 +48,17 @@ MAX_SCALE = 100.0
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
     """What the two towers learn from."""
+
+    HELP_FIRST: ClassVar[tuple[str, ...]] = (
+        *("data", "model", "run_dir", "steps", "max_minutes", "batch_size", "learning_rate"),
+        *("vocabulary", "upscale", "resume"),
+    )
+    HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "Scenes, where no data are given": (
+            *("world_seed", "pool", "pool_rows", "validation_seed"),
+        ),
+        "Validation and sample sheets": ("validation_pictures",),
+    }
 
     model: str = "snowglobe"
     """Sizes of the networks: a preset of `latentdiff.models.presets`."""

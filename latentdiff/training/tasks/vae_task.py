@@ -13,7 +13,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import PIL.Image
@@ -45,6 +45,18 @@ STATISTICS_PICTURES = 256
 @dataclass(frozen=True, kw_only=True)
 class VaeConfig:
     """What the autoencoder learns from, and what it is asked for."""
+
+    HELP_FIRST: ClassVar[tuple[str, ...]] = (
+        *("data", "model", "run_dir", "steps", "max_minutes", "batch_size", "learning_rate"),
+        *("resolution", "crop", "resume"),
+    )
+    HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "The loss": ("box_weight", "edge_weight", "kl_weight", "latent_noise"),
+        "Scenes, where no data are given": (
+            *("world_seed", "pool", "pool_rows", "centred", "validation_seed"),
+        ),
+        "Validation and sample sheets": ("validation_pictures",),
+    }
 
     model: str = "snowglobe"
     """Sizes of the networks: a preset of `latentdiff.models.presets`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from latentdiff.data.captions import CaptionConfig
 from latentdiff.diffusion.noise_schedule import NoiseSchedule
@@ -18,6 +18,27 @@ from latentdiff.training.train_config import TrainConfig
 @dataclass(frozen=True, kw_only=True)
 class TextToImageConfig:
     """What the U-Net learns from, and what it is asked to predict."""
+
+    HELP_FIRST: ClassVar[tuple[str, ...]] = (
+        *("data", "base", "method", "run_dir", "steps", "batch_size", "learning_rate"),
+        *("resolution", "cache", "resume"),
+    )
+    HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "What is learnt": (
+            *("train_text_encoder", "prediction_type", "weighting", "min_snr_gamma"),
+            *("offset_noise", "timesteps", "zero_terminal_snr"),
+        ),
+        "Training from nothing": (
+            *("model", "vae", "clip", "num_train_timesteps", "beta_schedule", "beta_start"),
+            "beta_end",
+        ),
+        "Scenes, where no data are given": ("world_seed", "pool", "validation_seed"),
+        "Speed and memory": ("cache_contexts", "gradient_checkpointing"),
+        "Validation and sample sheets": (
+            *("validation_pictures", "validation_pairs", "sheet_prompts", "sheet_steps"),
+            "sheet_guidance",
+        ),
+    }
 
     base: str | None = None
     """Model to fine-tune: snowglobe, a diffusers folder, or a hub id. None: train from nothing."""
