@@ -122,7 +122,7 @@ def start(folder: Path, count: int) -> dict[str, float]:
     from latentdiff.data.buckets import Bucket, assign
     from latentdiff.data.cache.latent_cache import LatentCache
     from latentdiff.data.captions import CaptionConfig, CaptionPolicy
-    from latentdiff.training.feeds.encode_cache import ensure_cache, scan
+    from latentdiff.training.feeds.encode_cache import Wanted, ensure_cache, scan
 
     parts = networks()
     source = MadeUp(count)
@@ -141,7 +141,8 @@ def start(folder: Path, count: int) -> dict[str, float]:
     plan = assign(contents.sizes, [Bucket(*b) for b in BUCKETS], multiple=64)
     lap("buckets")
     texts = CaptionPolicy(CaptionConfig(), 0).texts
-    view = ensure_cache(cache, source, parts, contents=contents, plan=plan, texts=texts)
+    wanted = Wanted(source=source, contents=contents, plan=plan, texts=texts)
+    view = ensure_cache(cache, wanted, parts)
     lap("open")
     told["seconds"] = time.perf_counter() - begun
     told["CPU seconds"] = time.process_time() - cpu

@@ -22,6 +22,8 @@ from latentdiff.pixels import to_pixels
 from latentdiff.training.feeds.cache_identity import text_identity, vae_identity
 from latentdiff.training.feeds.encode_cache import (
     Encoders,
+    Wanted,
+    Work,
     cut,
     ensure_cache,
     scan,
@@ -103,10 +105,14 @@ def opened(folder, source, parts=None, **options):
     contents = scan(cache, source)
     plan = assign(contents.sizes, BUCKETS, multiple=8)
     counted = Counted()
-    options = {"texts": CaptionPolicy(CaptionConfig(), 0).texts, "batch_size": 3, **options}
-    view = ensure_cache(
-        cache, source, parts or encoders(), contents=contents, plan=plan, show=counted, **options
+    work = Work(
+        batch_size=options.pop("batch_size", 3),
+        show=counted,
+        say=options.pop("say", lambda line: None),
     )
+    options = {"texts": CaptionPolicy(CaptionConfig(), 0).texts, **options}
+    wanted = Wanted(source=source, contents=contents, plan=plan, **options)
+    view = ensure_cache(cache, wanted, parts or encoders(), work)
     return view, plan, counted
 
 
@@ -277,7 +283,8 @@ def test_a_picture_that_changes_while_the_cache_is_built_is_reported(tmp_path):
     contents = scan(cache, source)
     source.data[0] = png(99, 80, 40)
     plan = assign(contents.sizes, BUCKETS, multiple=8)
-    view = ensure_cache(cache, source, encoders(), contents=contents, plan=plan)
+    wanted = Wanted(source=source, contents=contents, plan=plan)
+    view = ensure_cache(cache, wanted, encoders())
     assert view.bad[0].code == "changed"
     assert np.isfinite(view.moments(1)).all()
 

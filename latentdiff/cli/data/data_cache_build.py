@@ -118,28 +118,26 @@ def run(options: BuildConfig) -> int:
     buckets = options.sizes.make(size, multiple)
     plan = assign(contents.sizes, buckets, multiple=multiple, upscale=options.sizes.upscale)
     say(plan.table())
-    view = encode_cache.ensure_cache(
-        cache,
-        source,
-        encode_cache.Encoders(
-            vae=networks.vae,
-            text_encoder=networks.text_encoder,
-            tokenizer=networks.tokenizer,
-            device=processes.device,
-            long_captions=options.long_captions,
-        ),
+    wanted = encode_cache.Wanted(
+        source=source,
         contents=contents,
         plan=plan,
         flip=options.flip,
         upscale=options.sizes.upscale,
         texts=CaptionPolicy(captions, 0).texts if options.contexts else None,
-        team=team,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        show=show,
-        say=say,
         about={"size": options.sizes.describe(size)},
     )
+    encoders = encode_cache.Encoders(
+        vae=networks.vae,
+        text_encoder=networks.text_encoder,
+        tokenizer=networks.tokenizer,
+        device=processes.device,
+        long_captions=options.long_captions,
+    )
+    work = encode_cache.Work(
+        team=team, batch_size=options.batch_size, workers=options.workers, show=show, say=say
+    )
+    view = encode_cache.ensure_cache(cache, wanted, encoders, work)
     _report(source, view, say)
     say(f"{_contents(options.cache, cache)}, after {time.monotonic() - begun:,.0f} s")
     return 0

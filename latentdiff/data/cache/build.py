@@ -147,24 +147,15 @@ def build(
         store.remove_temporaries()
     missing = np.flatnonzero(store.find(keys) < 0)
     missing = missing[first_of_each(keys[missing])]
-    mine = missing[team.mine(keys[missing])]
-    # Sources are read in order within a group: files, row groups and shards are opened once.
-    groups = np.zeros(len(mine), np.int64) if group is None else np.asarray(group)[mine]
-    mine = mine[np.argsort(groups, kind="stable")]
-    groups = np.sort(groups)
+    mine, groups = _by_group(missing[team.mine(keys[missing])], group)
     writer = _Writer(store, shard_bytes, shard_seconds)
     bad: Bad = {}
     done = 0
     try:
         for numbers, payloads in _batches(mine, groups, load, batch_size, workers):
-            good: list[tuple[int, Any]] = []
-            for i, payload in zip(numbers, payloads, strict=True):
-                if isinstance(payload, BadPicture):
-                    bad[keys[i].tobytes()] = payload
-                else:
-                    good.append((i, payload))
-            arrays = list(encode([payload for _, payload in good])) if good else []
-            for (i, _), array in zip(good, arrays, strict=True):
+            unusable, arrays = _encoded(numbers, payloads, encode)
+            bad.update({keys[i].tobytes(): problem for i, problem in unusable.items()})
+            for i, array in arrays.items():
                 if not np.isfinite(array).all():
                     raise UserError(f"the {store.kind} of {name(i)} are not finite; not cached")
                 writer.add(keys[i].tobytes(), array)
@@ -188,6 +179,26 @@ def build(
             f"{store.folder} after all processes are done; is it the same folder for all of them?"
         )
     return bad
+
+
+def _by_group(
+    mine: NDArray[np.int64], group: NDArray[np.integer] | None
+) -> tuple[NDArray[np.int64], NDArray[np.integer]]:
+    """The entries, group by group, and their groups. Sources are read in order within a group:
+    files, row groups and shards are opened once."""
+    groups = np.zeros(len(mine), np.int64) if group is None else np.asarray(group)[mine]
+    return mine[np.argsort(groups, kind="stable")], np.sort(groups)
+
+
+def _encoded(
+    numbers: list[int], payloads: list[Any], encode: Callable[[list[Any]], Iterable[Array]]
+) -> tuple[dict[int, BadPicture], dict[int, Array]]:
+    """Of one batch: what could not be loaded, and the arrays of the others."""
+    loaded = dict(zip(numbers, payloads, strict=True))
+    bad = {i: payload for i, payload in loaded.items() if isinstance(payload, BadPicture)}
+    good = {i: payload for i, payload in loaded.items() if i not in bad}
+    arrays = encode(list(good.values())) if good else []
+    return bad, dict(zip(good, arrays, strict=True))
 
 
 def _batches(

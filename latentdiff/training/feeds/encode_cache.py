@@ -105,77 +105,97 @@ def scan(
     )
 
 
-def ensure_cache(
-    cache: LatentCache,
-    source: Source,
-    encoders: Encoders,
-    *,
-    contents: Contents,
-    plan: BucketPlan,
-    flip: bool = False,
-    upscale: bool = False,
-    texts: Texts | None = None,
-    team: Team | None = None,
-    batch_size: int | None = None,
-    workers: int = 4,
-    show: Show | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    about: Mapping[str, str] | None = None,
-) -> CacheView:
-    """Make the cache hold all that a training on `source` reads, and open it.
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """All that a training reads of a source, which its cache must hold.
 
-    All processes of `team` call it, and share the work. contents, plan: from `scan` and
-    `buckets.assign`. flip: the mirrored pictures too. upscale: as in the plan. texts: which
-    contexts to cache; None caches none. With texts, the context of "" is always there.
-    batch_size: pictures at once; by default so many as make a million pixels (four on CUDA).
-    say: is handed a line for each damaged shard that was dropped. about: what else tells this use
-    of the cache from others, such as the resolution; data, model and transform are in it.
+    contents, plan: from `scan` and `buckets.assign`. flip: the mirrored images too. upscale: as in
+    the plan. texts: which contexts; None wants none, otherwise that of "" is always among them.
+    about: what else tells this use of the cache from others, such as the resolution.
+    """
+
+    source: Source
+    contents: Contents
+    plan: BucketPlan
+    flip: bool = False
+    upscale: bool = False
+    texts: Texts | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def flips(self) -> tuple[bool, ...]:
+        """Whether mirrored, for each version of an image."""
+        return (False, True) if self.flip else (False,)
+
+    def left_out(self) -> dict[int, BadPicture]:
+        """Rows that have no bucket: not readable, too small, or held out."""
+        bad = dict(self.contents.bad)
+        for row in np.flatnonzero(self.plan.bucket_of < 0).tolist():
+            if row not in bad:
+                width, height = self.contents.sizes[row].tolist()
+                reason = f"it has {width}x{height} px, too small for a bucket"
+                bad[row] = BadPicture("too-small", reason)
+        return bad
+
+    def describe(self, vae_id: str, precision: str, text_id: str) -> dict[str, str]:
+        """What `latentdiff data cache list` says of this use."""
+        encoder = {"text encoder": text_id[:12]} if text_id else {}
+        return {
+            **self.about,
+            "data": self.source.name,
+            "pictures": f"{picture_transform()}{', flipped too' if self.flip else ''}",
+            "autoencoder": f"{vae_id[:12]} {precision}",
+            **encoder,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How a cache is filled: by whom, how much at once, and what is shown of it.
+
+    batch_size: images at once; by default so many as make a million pixels (four on CUDA). workers:
+    threads that read and cut ahead. say: is handed a line for each damaged shard that was dropped.
+    """
+
+    team: Team = field(default_factory=Team)
+    batch_size: int | None = None
+    workers: int = 4
+    show: Show | None = None
+    say: Callable[[str], None] = lambda line: None
+
+    def progress(self, what: str) -> Progress | None:
+        """The display of one stage."""
+        return self.show(what) if self.show else None
+
+
+def ensure_cache(
+    cache: LatentCache, wanted: Wanted, encoders: Encoders, work: Work | None = None
+) -> CacheView:
+    """Make the cache hold all that is wanted, and open it.
+
+    All processes of `work.team` call it, and share the work.
     Raises UserError for non-finite values, a disk that is too small, failing processes.
     """
-    team = team or Team()
-    assert len(source) == len(contents) == len(plan.bucket_of), (len(source), len(contents))
-    bad = dict(contents.bad)
-    for row in np.flatnonzero(plan.bucket_of < 0).tolist():  # too small, or held out
-        if row not in bad:
-            width, height = contents.sizes[row].tolist()
-            reason = f"it has {width}x{height} px, too small for a bucket"
-            bad[row] = BadPicture("too-small", reason)
+    work = work or Work()
+    source, plan, texts = wanted.source, wanted.plan, wanted.texts
+    assert len(source) == len(wanted.contents) == len(plan.bucket_of), (len(source), wanted)
+    bad = wanted.left_out()
     rows = content_index.rows_without(len(source), bad)
     vae_id = vae_identity(encoders.vae, encoders.precision)
+    keys = [_picture_keys(wanted, rows, mirrored, vae_id) for mirrored in wanted.flips]
+    needed = {MOMENTS: np.concatenate(keys), CONTENTS: wanted.contents.keys}
     text_id = ""
-    flips = (False, True) if flip else (False,)
-    keys = [_picture_keys(contents, plan, rows, mirrored, vae_id) for mirrored in flips]
-    wanted = {MOMENTS: np.concatenate(keys), CONTENTS: contents.keys}
-    about = {
-        **(about or {}),
-        "data": source.name,
-        "pictures": f"{picture_transform()}{', flipped too' if flip else ''}",
-        "autoencoder": f"{vae_id[:12]} {encoders.precision}",
-    }
     if texts is not None:
         text_id = text_identity(encoders.text_encoder, encoders.tokenizer, encoders.long_captions)
-        wanted[CONTEXTS] = stack(text_key(t, text_id) for t in _captions(source, texts))
-        about["text encoder"] = text_id[:12]
-    if team.rank == 0:
+        needed[CONTEXTS] = stack(text_key(t, text_id) for t in _captions(source, texts))
+    if work.team.rank == 0:
         # First, so that a build that is cut off has its entries kept by a cleaning.
-        cache_uses.record(cache, about, wanted)
+        cache_uses.record(cache, wanted.describe(vae_id, encoders.precision, text_id), needed)
         for kind in (MOMENTS, CONTEXTS) if texts is not None else (MOMENTS,):
             for line in cache.store(kind).remove_damaged():
-                say(f"{line}: dropped, its entries are made again")
-    failed = _build_moments(
-        cache.store(MOMENTS),
-        wanted[MOMENTS],
-        source,
-        encoders,
-        contents=contents,
-        plan=plan,
-        rows=rows,
-        upscale=upscale,
-        batch_size=batch_size,
-        team=team,
-        workers=workers,
-        progress=show("encoded pictures:") if show else None,
-    )
+                work.say(f"{line}: dropped, its entries are made again")
+    store = cache.store(MOMENTS)
+    failed = _build_moments(store, needed[MOMENTS], wanted, encoders, rows, work)
     for mirrored_keys in keys:
         for row, key in zip(rows.tolist(), mirrored_keys, strict=True) if failed else ():
             if key.tobytes() in failed:
@@ -183,15 +203,8 @@ def ensure_cache(
     contexts = None
     if texts is not None:
         contexts = cache.store(CONTEXTS)
-        _build_contexts(
-            contexts,
-            wanted[CONTEXTS],
-            _captions(source, texts),
-            encoders,
-            team=team,
-            progress=show("encoded captions:") if show else None,
-        )
-    store = cache.store(MOMENTS)
+        captions = _captions(source, texts)
+        _build_contexts(contexts, needed[CONTEXTS], captions, encoders, work)
     entries = []
     for mirrored_keys in keys:
         of_rows = np.full(len(source), -1, np.int64)
@@ -206,12 +219,10 @@ def picture_transform() -> str:
     return f"{transform_id()} decoder-{DECODER_VERSION}"
 
 
-def _picture_keys(
-    contents: Contents, plan: BucketPlan, rows: NDArray[np.int64], flip: bool, vae_id: str
-) -> Keys:
-    name = picture_transform()
+def _picture_keys(wanted: Wanted, rows: NDArray[np.int64], flip: bool, vae_id: str) -> Keys:
+    name, plan = picture_transform(), wanted.plan
     buckets = [tuple(bucket) for bucket in plan.buckets]
-    digests = contents.digests[rows].tobytes()
+    digests = wanted.contents.digests[rows].tobytes()
     return stack(
         picture_key(digests[32 * k : 32 * k + 32], name, buckets[bucket], flip, vae_id)
         for k, bucket in enumerate(plan.bucket_of[rows].tolist())
@@ -228,28 +239,21 @@ def _captions(source: Source, texts: Texts) -> Iterator[str]:
 def _build_moments(
     store: Store,
     keys: Keys,
-    source: Source,
+    wanted: Wanted,
     encoders: Encoders,
-    *,
-    contents: Contents,
-    plan: BucketPlan,
     rows: NDArray[np.int64],
-    upscale: bool,
-    batch_size: int | None,
-    team: Team,
-    workers: int,
-    progress: Progress | None,
+    work: Work,
 ) -> Bad:
     """keys: those of `rows`, and after them, if there are twice as many, of the mirrored ones."""
-    device = encoders.device
+    source, plan, device = wanted.source, wanted.plan, encoders.device
     autoencoder = Autoencoder(encoders.vae.to(device))
 
     def load(i: int) -> NDArray[np.uint8]:
         row = int(rows[i % len(rows)])
         data = source.read(row)
-        if content_index.digest(data) != contents.digests[row].tobytes():
+        if content_index.digest(data) != wanted.contents.digests[row].tobytes():
             raise BadPicture("changed", "the picture changed while the cache was built")
-        return cut(data, plan.bucket(row), flip=i >= len(rows), upscale=upscale)
+        return cut(data, plan.bucket(row), flip=i >= len(rows), upscale=wanted.upscale)
 
     @torch.no_grad()
     def encode(pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
@@ -259,6 +263,7 @@ def _build_moments(
             moments = autoencoder.encode_moments(pixels)
         return list(moments.float().cpu().contiguous().numpy())
 
+    batch_size = work.batch_size
     if batch_size is None:
         area = max((width * height for width, height in plan.buckets), default=1)
         batch_size = max(1, _at_once(PIXELS_AT_ONCE, device) // area)
@@ -267,23 +272,17 @@ def _build_moments(
         keys,
         load,
         encode,
-        team=team,
+        team=work.team,
         batch_size=batch_size,
         group=np.resize(plan.bucket_of[rows], len(keys)),
         name=lambda i: source.id(int(rows[i % len(rows)])),
-        workers=workers,
-        progress=progress,
+        workers=work.workers,
+        progress=work.progress("encoded pictures:"),
     )
 
 
 def _build_contexts(
-    store: Store,
-    keys: Keys,
-    captions: Iterator[str],
-    encoders: Encoders,
-    *,
-    team: Team,
-    progress: Progress | None,
+    store: Store, keys: Keys, captions: Iterator[str], encoders: Encoders, work: Work
 ) -> None:
     missing = np.flatnonzero(store.find(keys) < 0)
     missing = missing[first_of_each(keys[missing])]
@@ -315,11 +314,11 @@ def _build_contexts(
         keys[missing],
         left.__getitem__,
         encode,
-        team=team,
+        team=work.team,
         batch_size=_at_once(CAPTIONS_AT_ONCE, encoders.device),
         name=lambda i: repr(left[i][:80]),
         workers=1,
-        progress=progress,
+        progress=work.progress("encoded captions:"),
     )
 
 

@@ -168,20 +168,17 @@ class OwnImages:
 
     def _encode(self, stored: LatentCache, cache: CacheSettings, context: RunContext) -> CacheView:
         """Fill the cache with all that training reads."""
-        return encode_cache.ensure_cache(
-            stored,
-            self.source,
-            cache.encoders,
+        wanted = encode_cache.Wanted(
+            source=self.source,
             contents=self.contents,
             plan=self.plan,
             flip=self.data.flip,
             upscale=self.settings.upscale,
             texts=self.policy.texts if cache.contexts else None,
-            team=context.team,
-            show=context.progress,
-            say=context.say,
             about={"size": self.data.sizes.describe(self.settings.size)},
         )
+        work = encode_cache.Work(team=context.team, show=context.progress, say=context.say)
+        return encode_cache.ensure_cache(stored, wanted, cache.encoders, work)
 
     def _order(self) -> BucketOrder:
         bucket_of = self.plan.bucket_of.copy()
