@@ -172,13 +172,20 @@ def build(
         raise
     bad = team.meet(store.folder.parent, store.kind, bad)
     store.refresh()
+    _refuse_lost(store, keys, missing, bad, name)
+    return bad
+
+
+def _refuse_lost(
+    store: Store, keys: Keys, missing: NDArray[np.int64], bad: Bad, name: Callable[[int], str]
+) -> None:
+    """UserError when an entry that some process should have made is not in the store."""
     lost = [i for i in missing[store.find(keys[missing]) < 0] if keys[i].tobytes() not in bad]
     if lost:
         raise UserError(
             f"the {store.kind} of {name(int(lost[0]))} and {len(lost) - 1} more are not in "
             f"{store.folder} after all processes are done; is it the same folder for all of them?"
         )
-    return bad
 
 
 def _by_group(

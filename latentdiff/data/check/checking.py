@@ -237,12 +237,21 @@ def look_at(
             code, _, words = note.partition(": ")
             failed(row, code, words or code, fatal=False)
     progress(done)  # the last rows may have been unreadable
-    known = {row for row, problem in problems if problem.code == "blank"}
-    for row in np.flatnonzero(ok & (fingerprint.contrast(descriptors) < _BLANK)).tolist():
-        if row not in known:
-            failed(row, "blank", "it is of one even colour", fatal=False)
+    for row in _blank(ok, descriptors, problems):
+        failed(row, "blank", "it is of one even colour", fatal=False)
     problems.sort(key=lambda entry: entry[0])
     return Looked(ok, width, height, size, content, pixels, descriptors, formats, tuple(problems))
+
+
+def _blank(
+    ok: NDArray[np.bool_],
+    descriptors: fingerprint.Descriptors,
+    problems: list[tuple[int, Problem]],
+) -> list[int]:
+    """Rows of one even colour that are not yet noted as such."""
+    known = {row for row, problem in problems if problem.code == "blank"}
+    even = np.flatnonzero(ok & (fingerprint.contrast(descriptors) < _BLANK))
+    return [row for row in even.tolist() if row not in known]
 
 
 def find_copies(looked: Looked) -> tuple[Group, ...]:
