@@ -13,7 +13,7 @@ from latentdiff.training.train_config import TrainConfig
 
 FOUND = Estimate(
     seconds_per_step=0.5,
-    look_seconds=10.0,
+    evaluation_seconds=10.0,
     save_seconds=2.0,
     peak_mib=100.0,
     checkpoint_bytes=1000,
@@ -32,7 +32,7 @@ def test_the_rehearsals_own_flags_are_taken_out_and_the_others_left():
 
 def test_the_whole_runs_time_is_that_of_its_updates_looks_and_checkpoints():
     train = TrainConfig(steps=1200, validate_every=400, checkpoint_minutes=5.0)
-    # 600 s of updates, five looks (start, 400, 800, 1200 and the end) of 10 s, two checkpoints.
+    # 600 s of updates, five evaluations (start, 400, 800, 1200 and the end) of 10 s, two checkpoints.
     assert FOUND.seconds(train) == pytest.approx(650 + 650 / 300 * 2)
     assert FOUND.seconds(dataclasses.replace(train, max_minutes=5.0)) == 300
     assert FOUND.seconds(dataclasses.replace(train, steps=None)) is None
@@ -47,7 +47,7 @@ def test_a_sheet_counts_as_a_look_and_not_as_a_checkpoint(tmp_path):
     events = [{"event": name, "time": t} for name, found in times.items() for t in found]
     events.append({"event": "end", "time": 9.1, "processes": [{"peak_mib": 70.0}]})
     found = _estimate(events, tmp_path)
-    assert found.look_seconds == pytest.approx(2.0 + 5.0)
+    assert found.evaluation_seconds == pytest.approx(2.0 + 5.0)
     assert found.save_seconds == pytest.approx(0.5)
     assert found.seconds_per_step == pytest.approx(0.75)
     assert (found.checkpoint_bytes, found.export_bytes, found.peak_mib) == (1000, 100, 70.0)

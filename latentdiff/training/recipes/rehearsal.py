@@ -43,7 +43,7 @@ class Estimate:
     """What the whole run will take, from what the rehearsal took."""
 
     seconds_per_step: float
-    look_seconds: float
+    evaluation_seconds: float
     save_seconds: float
     peak_mib: float
     checkpoint_bytes: int
@@ -54,8 +54,8 @@ class Estimate:
         if train.steps is None:
             return None if train.max_minutes is None else train.max_minutes * 60
         steps = train.steps * self.seconds_per_step
-        looks = 2.0 + (train.steps // train.validate_every if train.validate_every else 0)
-        total = steps + looks * self.look_seconds
+        evaluations = 2.0 + (train.steps // train.validate_every if train.validate_every else 0)
+        total = steps + evaluations * self.evaluation_seconds
         if train.checkpoint_minutes:
             total += total / (60 * train.checkpoint_minutes) * self.save_seconds
         if train.max_minutes is not None:
@@ -286,7 +286,7 @@ def _estimate(events: Sequence[dict[str, Any]], run: Path) -> Estimate:
     checkpoint = max((run / "checkpoints").iterdir(), key=lambda p: p.name)
     return Estimate(
         seconds_per_step=sum(steps) / len(steps),
-        look_seconds=max(validations, default=0.0) + max(sheets, default=0.0),
+        evaluation_seconds=max(validations, default=0.0) + max(sheets, default=0.0),
         save_seconds=max(saves, default=0.0),
         peak_mib=max(one["peak_mib"] for one in events[-1]["processes"]),
         checkpoint_bytes=_size(checkpoint),
@@ -313,7 +313,7 @@ def _report(found: Estimate, train: TrainConfig, seconds: float) -> None:
     rows = [
         ("peak memory", f"{found.peak_mib:,.0f} MiB a process"),
         ("an update", f"{found.seconds_per_step:.3g} s, {train.batch_size} samples"),
-        ("a validation with its sheet", f"{found.look_seconds:.1f} s"),
+        ("a validation with its sheet", f"{found.evaluation_seconds:.1f} s"),
         ("a checkpoint", f"{found.checkpoint_bytes / 1e6:,.1f} MB, {found.save_seconds:.2f} s"),
         ("the whole run", f"{clock(whole)} {steps}"),
         ("disk for the whole run", f"{found.disk_bytes(train) / 1e6:,.0f} MB at most"),

@@ -54,11 +54,11 @@ class Stage:
 
         Raises UserError when it failed and the recipe cannot go on without it (needed).
         """
-        said = time.monotonic()
+        shown = time.monotonic()
         while self.running:
             time.sleep(0.2)
-            if time.monotonic() - said > 20:
-                said = time.monotonic()
+            if time.monotonic() - shown > 20:
+                shown = time.monotonic()
                 for stage in dict.fromkeys([self, *others]):
                     if stage.running:
                         say(stage.line())

@@ -90,8 +90,8 @@ def validation(history: RunHistory) -> Html | None:
 
 
 def _against(record: Stored) -> str:
-    said = f"At step {record.step:,}"
-    return said if record.since == record.step else f"{said}, against step {record.since:,}"
+    sentence = f"At step {record.step:,}"
+    return sentence if record.since == record.step else f"{sentence}, against step {record.since:,}"
 
 
 def _verdict(row: Difference) -> Html:
@@ -108,23 +108,25 @@ def _conclusion(history: RunHistory, last: Stored) -> str:
     if len(history.validated) == 1:
         return "Measured once so far: there is nothing to compare with."
     if row.significant and row.difference < 0:
-        said = f"The held-out loss is significantly below that of step {last.since:,}."
+        sentence = f"The held-out loss is significantly below that of step {last.since:,}."
     elif row.significant:
-        said = (
+        sentence = (
             f"The held-out loss is significantly above that of step {last.since:,}: the model has "
             "become worse on pictures that it is not trained on."
         )
     else:
-        said = f"The held-out loss does not differ significantly from that of step {last.since:,}."
+        sentence = (
+            f"The held-out loss does not differ significantly from that of step {last.since:,}."
+        )
     best = best_step(history)
     if best is not None and best != last.step:
         later = "step {:,} is significantly worse" if last.worse else "nothing later is better"
-        said += f" The best step is {best:,}: {later.format(last.step)}."
+        sentence += f" The best step is {best:,}: {later.format(last.step)}."
     train = overall(last, "train")
     if train is not None and train.significant and train.difference < 0 <= row.difference:
-        said += " The loss on training pictures has fallen, that on held-out ones has not: "
-        said += "overfitting."
-    return said
+        sentence += " The loss on training pictures has fallen, that on held-out ones has not: "
+        sentence += "overfitting."
+    return sentence
 
 
 def _plain_validation(history: RunHistory) -> Html | None:

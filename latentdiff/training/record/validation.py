@@ -178,17 +178,17 @@ class ValidationLog:
             best_step=self.best_step,
             changed=changed,
         )
-        said = Recorded(
+        recorded = Recorded(
             scalars=_scalars(differences),
             line=line,
             best=best,
             worse=worse,
             differences=differences,
         )
-        files.write_json(self.folder / _file_name(step), _to_json(step, since, losses, said))
+        files.write_json(self.folder / _file_name(step), _to_json(step, since, losses, recorded))
         self._records[step] = losses
         self._advance(step, losses)
-        return said
+        return recorded
 
     def _follow(self) -> None:
         """Find first and best again, by the rule that made them."""
@@ -263,16 +263,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _to_json(step: int, since: int, losses: PairedLosses, said: Recorded) -> dict[str, Any]:
+def _to_json(step: int, since: int, losses: PairedLosses, recorded: Recorded) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "step": step,
         "since": since,
-        "best": said.best,
-        "worse": said.worse,
-        "line": said.line,
+        "best": recorded.best,
+        "worse": recorded.worse,
+        "line": recorded.line,
         "differences": [
-            {key: _finite(value) for key, value in asdict(row).items()} for row in said.differences
+            {key: _finite(value) for key, value in asdict(row).items()}
+            for row in recorded.differences
         ],
         "num_train_timesteps": losses.num_train_timesteps,
         "ids": list(losses.ids),
@@ -314,7 +315,7 @@ def _line(
     best_step: int | None,
     changed: bool,
 ) -> str:
-    said = []
+    parts = []
     for row in differences:
         if row.bin_name != ALL:
             continue
@@ -322,8 +323,8 @@ def _line(
         if since is not None:
             verdict = "" if row.significant else ", not significant"
             text += f" ({_change(row)} since step {since}{verdict})"
-        said.append(text)
-    line = f"step {step}: " + "; ".join(said or ["no validation pairs"])
+        parts.append(text)
+    line = f"step {step}: " + "; ".join(parts or ["no validation pairs"])
     if changed:
         line += "; the validation pairs have changed: compared from here on"
     if best:

@@ -167,7 +167,7 @@ def _fit(trainer: Trainer, stack: ExitStack) -> RunResult:
     accounts = agreement.gather(processes, mine)
     if trainer.log is not None:
         trainer.log.write("end", trainer.step, stopped=stopped, processes=accounts)
-        trainer.looks.report(trainer.step)
+        trainer.evaluator.report(trainer.step)
     result = _result(trainer, stopped, signals.caught)
     if processes.is_main:
         trainer.progress.say(_farewell(task, result))

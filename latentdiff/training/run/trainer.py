@@ -19,7 +19,7 @@ from latentdiff.checkpoints.store import Checkpoint
 from latentdiff.training.logging import Progress, RunLog
 from latentdiff.training.optimizers.guarded_step import GuardedStep, NonFiniteError, describe
 from latentdiff.training.optimizers.learning_rate import Decay, learning_rate
-from latentdiff.training.record.looks import Looks
+from latentdiff.training.record.evaluator import Evaluator
 from latentdiff.training.record.run_folder import RunFolder, config_hash
 from latentdiff.training.run import non_finite, snapshot
 from latentdiff.training.run.clock import RunClock
@@ -61,7 +61,7 @@ class Trainer:
         self.optimizer, self.loss_scale = learner.optimizer, learner.loss_scale
         self.positions, self.stream, self.clock = positions, stream, clock
         self.log, self.progress = log, progress
-        self.looks = Looks(task, folder, log, progress)
+        self.evaluator = Evaluator(task, folder, log, progress)
         self.guard = GuardedStep(
             self.optimizer, task.module, grad_clip=config.grad_clip, loss_scale=self.loss_scale
         )
@@ -84,7 +84,7 @@ class Trainer:
         control_every = 1 if on_cpu or self.processes.count == 1 else self.config.log_every
         stopped: Stopped = "finished"
         if self.config.validate_at_start and self.step == self.clock.begin_step:
-            self._look(validate=True, sheet=True)
+            self._evaluate(validate=True, sheet=True)
         while self.clock.end is None or self.step < self.clock.end:
             if self.step % control_every == 0:
                 order = self._control(next(interrupted))
@@ -103,7 +103,7 @@ class Trainer:
             self._between()
         self._stop_if_not_finite()
         if stopped not in ("interrupted", "paused"):
-            self._look(validate=True, sheet=True)
+            self._evaluate(validate=True, sheet=True)
             if next(interrupted):  # it was cut short: --resume does it again
                 stopped = "interrupted"
         self._save()
@@ -166,7 +166,7 @@ class Trainer:
         validate = bool(config.validate_every) and step % config.validate_every == 0
         sheet = bool(config.sheet_every) and step % config.sheet_every == 0
         if (validate or sheet) and step != self.clock.end:
-            self._look(validate=validate, sheet=sheet)
+            self._evaluate(validate=validate, sheet=sheet)
 
     def _report(self) -> None:
         """Read what was summed (the one wait for the device), log it, show it."""
@@ -220,7 +220,7 @@ class Trainer:
             )
         if self.log is not None:
             self.log.write("non_finite", trouble.step, message=message)
-            self.looks.report(trouble.step)
+            self.evaluator.report(trouble.step)
         if self.processes.count > 1:  # a process that ends makes the launcher end the others
             self.processes.accelerator.wait_for_everyone()
         raise NonFiniteError(message)
@@ -269,22 +269,22 @@ class Trainer:
         if self.step and self.config.decay_from is None and self.config.lr_schedule == "wsd":
             self._save(keep=True)
 
-    def _look(self, *, validate: bool, sheet: bool) -> None:
+    def _evaluate(self, *, validate: bool, sheet: bool) -> None:
         """Validate and draw with the averaged weights, on the main process alone."""
         self._stop_if_not_finite()
         if not self.processes.is_main:
             return
         began = time.monotonic()
         with self.averaged.ready() as module, torch.no_grad():
-            until_stopped(lambda: self._see(module, validate=validate, sheet=sheet))
-        self.looks.report(self.step)
+            until_stopped(lambda: self._validate_and_draw(module, validate=validate, sheet=sheet))
+        self.evaluator.report(self.step)
         self.clock.closing_seconds = max(self.clock.closing_seconds, time.monotonic() - began)
 
-    def _see(self, module: nn.Module, *, validate: bool, sheet: bool) -> None:
+    def _validate_and_draw(self, module: nn.Module, *, validate: bool, sheet: bool) -> None:
         if validate:
-            self.validation = self.looks.validate(module, self.step)
+            self.validation = self.evaluator.validate(module, self.step)
         if sheet:
-            self.looks.draw(module, self.step)
+            self.evaluator.draw(module, self.step)
 
     def _save(self, *, keep: bool = False) -> None:
         """Publish a checkpoint and the averaged weights' export, then rotate old checkpoints.

@@ -275,8 +275,8 @@ class JudgeTask:
         cells = []
         for n in order:
             count = len(records[n].subjects)
-            said = [names[i] for i in logits.subject[n].topk(count).indices.tolist()]
-            label = f"{' + '.join(said)} / {places[int(logits.setting[n].argmax())]}"
+            named = [names[i] for i in logits.subject[n].topk(count).indices.tolist()]
+            label = f"{' + '.join(named)} / {places[int(logits.setting[n].argmax())]}"
             cells.append(Cell(picture=pictures[n], label=label, right=bool(right[n])))
         return labelled_sheet(cells, columns=SHEET_COLUMNS)
 

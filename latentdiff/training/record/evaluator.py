@@ -1,4 +1,4 @@
-"""What is looked at between updates: validation, sample sheets, the best weights, the report.
+"""What is measured and drawn between updates: validation, sheets, the best weights, the report.
 
 RUN/validation/step-XXXXXXXX.json   losses of fixed pairs, compared with the first
 RUN/sheets/step-XXXXXXXX.png, .json the pictures, their prompts and commands
@@ -21,7 +21,7 @@ from latentdiff.training.record.validation import ValidationLog
 from latentdiff.training.task import Sheet, Task
 
 
-class Looks:
+class Evaluator:
     """Validates and draws for one run, on its main process, and keeps what was seen."""
 
     def __init__(
