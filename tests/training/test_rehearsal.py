@@ -30,9 +30,9 @@ def test_the_rehearsals_own_flags_are_taken_out_and_the_others_left():
         take_flags(["--rehearse", "--processes", "two"])
 
 
-def test_the_whole_runs_time_is_that_of_its_updates_looks_and_checkpoints():
+def test_the_whole_runs_time_is_that_of_its_updates_evaluations_and_checkpoints():
     train = TrainConfig(steps=1200, validate_every=400, checkpoint_minutes=5.0)
-    # 600 s of updates, five evaluations (start, 400, 800, 1200 and the end) of 10 s, two checkpoints.
+    # 600 s of updates, five evaluations (start, 400, 800, 1200, the end) of 10 s, two checkpoints.
     assert FOUND.seconds(train) == pytest.approx(650 + 650 / 300 * 2)
     assert FOUND.seconds(dataclasses.replace(train, max_minutes=5.0)) == 300
     assert FOUND.seconds(dataclasses.replace(train, steps=None)) is None
