@@ -16,6 +16,7 @@ from latentdiff.errors import UserError
 from latentdiff.files import publish_folder, write_json, write_text
 from latentdiff.models import model_folder as folders
 from latentdiff.models import weights
+from latentdiff.models.model_folder import TEXT_PREFIX
 from latentdiff.models.preview import STABLE_DIFFUSION_1, Preview
 from latentdiff.schedulers.scheduler_config import (
     CONFIG_NAME,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-TEXT_PREFIX = "text_model."
 ATTENTION_RENAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of the autoencoder's attention in checkpoints from before diffusers 0.15."""
 UNSUPPORTED_UNET: dict[str, tuple[str | None, ...]] = {

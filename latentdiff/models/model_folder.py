@@ -21,6 +21,8 @@ NETWORKS = {
     "text_encoder": ("transformers", "CLIPTextModel", "model"),
 }
 """Part -> (library, class, stem of its weight files)."""
+TEXT_PREFIX = "text_model."
+"""Before the names of a text encoder's weights on disk; transformers 5 dropped it in memory."""
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 NOT_LOADED = ("safety_checker",)
 IGNORED = ("feature_extractor", "image_encoder")

@@ -1,8 +1,7 @@
-"""Launching: the accelerate configs that ship, and what a launched process is told. No torch."""
+"""Launching: the accelerate configs that ship. No torch."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from latentdiff.errors import unknown_name
@@ -21,19 +20,3 @@ def config_path(name: str) -> Path:
     if name not in CONFIGS:
         raise unknown_name("accelerate config", name, CONFIGS)
     return Path(__file__).parents[1] / "assets" / "accelerate" / f"{name}.yaml"
-
-
-def rank() -> int:
-    """This process's number among those that a launcher started; 0 is the main one."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def local_rank() -> int:
-    """This process's number among those of its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def say(text: str) -> None:
-    """A line of the main process."""
-    if rank() == 0:
-        print(text, flush=True)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from latentdiff.models.lora.names import PARTS as PARTS
+
 if TYPE_CHECKING:
     from latentdiff.models.bundle import Bundle
 
@@ -14,7 +16,6 @@ HEADER = "latentdiff"
 """Header key that holds the whole record, as JSON."""
 TRIGGER = "modelspec.trigger_phrase"
 """Header key under which other programs look for the words (Stability AI's ModelSpec)."""
-PARTS = ("unet", "text_encoder")
 LONGEST = 1000
 
 

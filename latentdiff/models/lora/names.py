@@ -19,8 +19,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from latentdiff.models.model_folder import TEXT_PREFIX as TEXT_PREFIX
+
 PARTS = ("unet", "text_encoder")
-TEXT_PREFIX = "text_model."
 KOHYA_PREFIXES = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder"}
 """`lora_te1_` is how writers for Stable Diffusion XL call the first of its two text encoders."""
 _KOHYA_ROLES = {
