@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from own_data import make_images as make_pictures
 from PIL import Image
 from run_task import opened, run_task
 
@@ -25,7 +26,6 @@ from latentdiff.training.run.positions import Positions
 from latentdiff.training.tasks.text_to_image import DataConfig, TextToImageConfig, TextToImageTask
 from latentdiff.training.train_config import TrainConfig
 
-WORDS = ("a cat in the snow", "a red fox", "a blue bird at night", "two dogs")
 TRAIN = TrainConfig(
     batch_size=4,
     steps=3,
@@ -43,18 +43,6 @@ TRAIN = TrainConfig(
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return tiny.save(tiny.tiny(), tmp_path_factory.mktemp("base") / "model")
-
-
-def make_pictures(folder, sizes=((32, 32),) * 8 + ((48, 24),) * 6, captions=WORDS):
-    """Noise pictures with metadata.jsonl; picture k has caption k mod len(captions)."""
-    folder.mkdir(parents=True)
-    lines = []
-    for k, size in enumerate(sizes):
-        pixels = np.random.default_rng(k).integers(0, 256, (size[1], size[0], 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{k:02d}.png")
-        lines.append({"file_name": f"{k:02d}.png", "text": captions[k % len(captions)]})
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +135,7 @@ def test_cached_flips_and_contexts_are_those_of_the_uncached_run(base, pictures,
     )
     for first in range(0, 16, 4):
         one, other = (task.batch(range(first, first + 4)) for task in (plain, cached))
-        assert "pictures" in one and "context" in other
+        assert "images" in one and "context" in other
         made = plain.module.inputs(one)
         for name in ("x_t", "target", "context"):
             torch.testing.assert_close(made[name], other[name], atol=1e-4, rtol=1e-4)
