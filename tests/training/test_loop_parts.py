@@ -33,6 +33,7 @@ from latentdiff.training.optimizers.learning_rate import (
 )
 from latentdiff.training.run import clock as clocks
 from latentdiff.training.run.clock import RunClock
+from latentdiff.training.run.context import RunContext
 from latentdiff.training.run.entry import main_for
 from latentdiff.training.run.positions import Positions, fit_workers
 from latentdiff.training.run.processes import check_world, ema_device
@@ -303,14 +304,15 @@ def test_settings_that_cannot_work_are_refused_by_name(changes, message):
 
 
 def test_the_entry_point_turns_a_mistake_into_one_line_and_exit_code_2(capsys):
-    def build(config: RegressorConfig) -> RegressorTask:
+    def build(config: RegressorConfig, context: RunContext) -> RegressorTask:
         return RegressorTask(config.train.seed)
 
-    code = main_for(build, RegressorConfig, ["--learning-rat", "1"], prog="regressor")
+    called = {"name": "regressor", "prog": "regressor"}
+    code = main_for(build, RegressorConfig, ["--learning-rat", "1"], **called)
     assert code == 2
     error = capsys.readouterr().err
     assert error.startswith("regressor: error: ") and error.count("\n") == 1
-    assert main_for(build, RegressorConfig, ["--dry-run", "--steps", "4"], prog="regressor") == 0
+    assert main_for(build, RegressorConfig, ["--dry-run", "--steps", "4"], **called) == 0
 
 
 def test_time_is_written_as_a_clock():
