@@ -164,6 +164,8 @@ class JudgeTask:
         """Open the pool, rendered or finished first where that is asked for, or the world."""
         if self.config.render and context.is_main:
             render_pool(self.config)
+        if self.config.render and context.team.world_size > 1:
+            torch.distributed.barrier()
         self._images = self._open(self.config)
 
     def _open(self, config: JudgeConfig) -> PoolPictures | WorldPictures:
