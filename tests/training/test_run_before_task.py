@@ -14,6 +14,7 @@ from run_task import opened, run_task
 from together import together
 
 from latentdiff.cli import main as cli
+from latentdiff.data.buckets import BucketConfig
 from latentdiff.data.sources.picture_folder import FolderSource
 from latentdiff.errors import UserError
 from latentdiff.training.feeds.data_config import DataConfig
@@ -51,7 +52,7 @@ def images(tmp_path_factory):
 
 def tasks(base, images, run_dir, **changes):
     """A task of every kind on one's own images, with its config."""
-    own = DataConfig(data=str(images), validation_share=0.2)
+    own = DataConfig(data=str(images), validation_share=0.2, sizes=BucketConfig(upscale=True))
     train = dataclasses.replace(TRAIN, run_dir=run_dir, **changes)
     return {
         "text-to-image": (
