@@ -27,8 +27,9 @@ from torch.distributed.tensor import DTensor
 from latentdiff.checkpoints import store as checkpoints
 from latentdiff.data.rendered.scene_pictures import row_of
 from latentdiff.errors import UserError
+from latentdiff.training import sharding
 from latentdiff.training.optimizers.guarded_step import NonFiniteError
-from latentdiff.training.run import non_finite, processes, sharding
+from latentdiff.training.run import non_finite, processes
 from latentdiff.training.run.processes import Processes
 from latentdiff.training.train_config import TrainConfig
 
