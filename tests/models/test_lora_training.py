@@ -28,7 +28,7 @@ from latentdiff.models.lora.layers import (
 )
 from latentdiff.training.optimizers.ema import AveragedWeights
 from latentdiff.training.optimizers.guarded_step import trained_parameters
-from latentdiff.training.run.loop import to_channels_last
+from latentdiff.training.run.live_parts import to_channels_last
 
 
 def predict(unet: Any, context: Tensor | None = None) -> Tensor:

@@ -14,8 +14,9 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 
 from latentdiff.cli import main as cli
 from latentdiff.errors import UserError
+from latentdiff.training import sharding
 from latentdiff.training.launch import CONFIGS, config_path
-from latentdiff.training.run import processes, sharding
+from latentdiff.training.run import processes
 from latentdiff.training.train_config import TrainConfig
 
 
