@@ -155,8 +155,8 @@ def run(config: RecipeConfig) -> None:
     waiting.append(train(config, "clip", config.clip_minutes, config.clip_options, *pool))
     if not beside:
         waiting.pop()(Stage.begun)
-    judges = ("--pool", str(config.room / "judge_pool"), "--render", str(config.judge_scenes))
-    judges += ("--render-workers", str(config.workers))
+    judges = ["--pool", str(config.room / "judge_pool"), "--render", str(config.judge_scenes)]
+    judges += ["--render-workers", str(config.workers)]
     waiting.append(train(config, "judge", config.judge_minutes, config.judge_options, *judges))
     if beside and config.warm_compile:
         probe = ["-m", "latentdiff.train_scripts.probe", "--networks", config.networks]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from latentdiff.conditioning.text import Long
     from latentdiff.models.bundle import Bundle
-    from latentdiff.training.run.context import RunContext
+    from latentdiff.training.context import RunContext
     from latentdiff.training.tasks.text_to_image import TextToImageConfig, TextToImageTask
 
 PROG = "python -m latentdiff.train_scripts.text_to_image"

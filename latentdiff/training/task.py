@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import nn
 
+    from latentdiff.training.context import RunContext
     from latentdiff.training.paired_losses import PairedLosses
-    from latentdiff.training.run.context import RunContext
 
 Batch = dict[str, "torch.Tensor"]
 

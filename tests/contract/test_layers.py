@@ -31,7 +31,17 @@ INSIDE: dict[str, list[str]] = {
         *("decode", "sources", "check", "cache", "rendered"),
     ],
     "training": [
-        *("train_config", "paired_losses", "task", "logging", "launch", "frozen", "sharding"),
+        *(
+            "train_config",
+            "paired_losses",
+            "positions",
+            "context",
+            "task",
+            "logging",
+            "launch",
+            "frozen",
+            "sharding",
+        ),
         *("optimizers", "record", "run", "feeds", "tasks", "recipes"),
     ],
 }

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from latentdiff import seeding
-from latentdiff.training.run.context import RunContext
+from latentdiff.training.context import RunContext
 from latentdiff.training.train_config import TrainConfig
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from latentdiff.training.context import RunContext
 from latentdiff.training.record.run_folder import default_path
 from latentdiff.training.run import loop
-from latentdiff.training.run.context import RunContext
 from latentdiff.training.task import Task
 from latentdiff.training.train_config import TrainConfig
 

@@ -15,6 +15,7 @@ from regressor import Regressor, RegressorConfig, RegressorTask
 from torch import nn
 
 from latentdiff.errors import UserError
+from latentdiff.training.context import RunContext
 from latentdiff.training.logging import RunLog
 from latentdiff.training.logging import clock as as_clock
 from latentdiff.training.optimizers.ema import AveragedWeights
@@ -31,11 +32,11 @@ from latentdiff.training.optimizers.learning_rate import (
     learning_rate_scale,
     planned_decay,
 )
+from latentdiff.training.positions import Positions
 from latentdiff.training.run import clock as clocks
+from latentdiff.training.run.batches import fit_workers
 from latentdiff.training.run.clock import RunClock
-from latentdiff.training.run.context import RunContext
 from latentdiff.training.run.entry import main_for
-from latentdiff.training.run.positions import Positions, fit_workers
 from latentdiff.training.run.processes import check_world, ema_device
 from latentdiff.training.train_config import TrainConfig
 

@@ -21,8 +21,8 @@ from latentdiff.data.cache.latent_cache import LatentCache
 from latentdiff.data.captions import CaptionConfig
 from latentdiff.errors import UserError
 from latentdiff.models.lora.layers import LoraConfig, lora_state
-from latentdiff.training.run.context import RunContext
-from latentdiff.training.run.positions import Positions
+from latentdiff.training.context import RunContext
+from latentdiff.training.positions import Positions
 from latentdiff.training.tasks.text_to_image import DataConfig, TextToImageConfig, TextToImageTask
 from latentdiff.training.train_config import TrainConfig
 

@@ -19,8 +19,8 @@ from latentdiff.data.sources.picture_folder import FolderSource
 from latentdiff.errors import UserError
 from latentdiff.training.feeds.data_config import DataConfig
 from latentdiff.training.optimizers.guarded_step import NonFiniteError
+from latentdiff.training.positions import Positions
 from latentdiff.training.run import loop
-from latentdiff.training.run.positions import Positions
 from latentdiff.training.run.processes import start
 from latentdiff.training.tasks import clip_task as clip
 from latentdiff.training.tasks import vae_task as vae

@@ -26,12 +26,12 @@ from latentdiff.data.order import BucketOrder
 from latentdiff.data.records import BadPicture, Source
 from latentdiff.data.transforms import crop_and_flip, fit
 from latentdiff.errors import UserError
+from latentdiff.training.context import RunContext
 from latentdiff.training.feeds import encode_cache
 from latentdiff.training.feeds.encode_cache import CacheSettings, CacheView
 from latentdiff.training.feeds.feed import Entry, Feed, Samples
 from latentdiff.training.feeds.fixed_entries import entries_of
 from latentdiff.training.feeds.settings import FeedSettings
-from latentdiff.training.run.context import RunContext
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -21,10 +21,10 @@ from latentdiff.data.records import BadPicture
 from latentdiff.data.sources.stream import open_stream
 from latentdiff.data.transforms import CENTER, crop_and_flip, fit
 from latentdiff.errors import UserError
+from latentdiff.training.context import RunContext
 from latentdiff.training.feeds.feed import Entry, Samples
 from latentdiff.training.feeds.fixed_entries import entries_of
 from latentdiff.training.feeds.settings import FeedSettings
-from latentdiff.training.run.context import RunContext
 
 COUNTED = 10_000
 """A stream's length is unknown: the share of bad samples is taken of so many at least."""

@@ -17,8 +17,8 @@ from latentdiff.models.presets import build_clip, build_unet, get
 from latentdiff.training.frozen import Frozen, still
 from latentdiff.training.optimizers.ema import AveragedWeights
 from latentdiff.training.optimizers.guarded_step import GuardedStep, build_optimizer
+from latentdiff.training.run.batches import to_device
 from latentdiff.training.run.live_parts import to_channels_last
-from latentdiff.training.run.positions import to_device
 from latentdiff.training.run.processes import start
 from latentdiff.training.tasks.clip_task import ClipModule
 from latentdiff.training.tasks.text_to_image import TextToImageConfig, UNetModule

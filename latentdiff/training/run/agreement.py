@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from latentdiff.training.optimizers.guarded_step import trained_parameters
-from latentdiff.training.run.positions import Positions
+from latentdiff.training.positions import Positions
 from latentdiff.training.run.processes import Processes
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from latentdiff.checkpoints import store as checkpoints
 from latentdiff.checkpoints.state import TrainState
 from latentdiff.errors import UserError
+from latentdiff.training.positions import Positions
 from latentdiff.training.record.run_folder import RunFolder
 from latentdiff.training.run import snapshot
-from latentdiff.training.run.positions import Positions
 from latentdiff.training.run.processes import Processes
 from latentdiff.training.task import Task
 from latentdiff.training.train_config import TrainConfig

@@ -13,7 +13,7 @@ from latentdiff.training.task import Task
 from latentdiff.training.train_config import TrainConfig
 
 if TYPE_CHECKING:
-    from latentdiff.training.run.context import RunContext
+    from latentdiff.training.context import RunContext
 
 
 class TaskConfig(Protocol):

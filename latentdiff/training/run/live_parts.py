@@ -16,12 +16,13 @@ from latentdiff.training.optimizers.ema import AveragedWeights
 from latentdiff.training.optimizers.guarded_step import allocate, build_optimizer
 from latentdiff.training.optimizers.learning_rate import Decay
 from latentdiff.training.optimizers.loss_scale import LossScale
+from latentdiff.training.positions import Positions
 from latentdiff.training.record import environment
 from latentdiff.training.record.run_folder import RunFolder
 from latentdiff.training.run import snapshot
+from latentdiff.training.run.batches import batches, fit_workers, shared_memory_free
 from latentdiff.training.run.beginning import Beginning
 from latentdiff.training.run.clock import RunClock
-from latentdiff.training.run.positions import Positions, batches, fit_workers, shared_memory_free
 from latentdiff.training.run.processes import Processes, ema_device
 from latentdiff.training.task import Batch, Task
 from latentdiff.training.train_config import TrainConfig

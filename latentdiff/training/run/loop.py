@@ -16,6 +16,7 @@ from pathlib import Path
 
 from latentdiff import files
 from latentdiff.errors import UserError
+from latentdiff.training.context import RunContext
 from latentdiff.training.logging import Progress
 from latentdiff.training.record.dry_run import describe_run
 from latentdiff.training.record.run_folder import RunFolder, default_path
@@ -28,7 +29,6 @@ from latentdiff.training.run.beginning import (
     initial_weights,
     record_settings,
 )
-from latentdiff.training.run.context import RunContext
 from latentdiff.training.run.processes import Processes, start
 from latentdiff.training.run.signals import StopSignals
 from latentdiff.training.run.trainer import Stopped, Trainer

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from latentdiff import config as configs
 from latentdiff import files
 from latentdiff.errors import UserError
+from latentdiff.training.context import RunContext
 from latentdiff.training.optimizers.ema import AveragedWeights
 from latentdiff.training.optimizers.guarded_step import Trouble
+from latentdiff.training.positions import Positions
 from latentdiff.training.run import snapshot
-from latentdiff.training.run.context import RunContext
-from latentdiff.training.run.positions import Positions, seed_modules
+from latentdiff.training.run.batches import seed_modules
 from latentdiff.training.run.replay import Replay, replay, sample_losses
 from latentdiff.training.sharding import is_sharded
 from latentdiff.training.task import Batch, Task

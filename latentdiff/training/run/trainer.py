@@ -19,12 +19,13 @@ from latentdiff.checkpoints.store import Checkpoint
 from latentdiff.training.logging import Progress, RunLog
 from latentdiff.training.optimizers.guarded_step import GuardedStep, NonFiniteError, describe
 from latentdiff.training.optimizers.learning_rate import Decay, learning_rate
+from latentdiff.training.positions import Positions
 from latentdiff.training.record.evaluator import Evaluator
 from latentdiff.training.record.run_folder import RunFolder, config_hash
 from latentdiff.training.run import non_finite, snapshot
+from latentdiff.training.run.batches import seed_modules, to_device
 from latentdiff.training.run.clock import RunClock
 from latentdiff.training.run.live_parts import Learner
-from latentdiff.training.run.positions import Positions, seed_modules, to_device
 from latentdiff.training.run.processes import Processes
 from latentdiff.training.run.signals import until_stopped
 from latentdiff.training.task import Batch, Task

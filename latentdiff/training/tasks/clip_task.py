@@ -28,12 +28,12 @@ from latentdiff.models.presets import build_clip, get
 from latentdiff.models.tokenizer import build_tokenizer
 from latentdiff.pixels import to_pixels
 from latentdiff.scenes.captions import vocabulary
+from latentdiff.training.context import RunContext
 from latentdiff.training.feeds.caption_tokens import CaptionTokens
 from latentdiff.training.feeds.data_config import DataConfig
 from latentdiff.training.feeds.own import open_own_images
 from latentdiff.training.feeds.settings import FeedSettings
 from latentdiff.training.frozen import copy_weights, save_text_encoder
-from latentdiff.training.run.context import RunContext
 from latentdiff.training.tasks.clip_data import OwnPairs, PairedData, Pairs, ScenePairs
 from latentdiff.training.train_config import TrainConfig
 

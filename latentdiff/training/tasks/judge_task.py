@@ -31,7 +31,7 @@ from latentdiff.scenes.catalog import SETTINGS, SUBJECTS
 from latentdiff.scenes.records import Scene, SceneRecord
 from latentdiff.scenes.world import World
 from latentdiff.sheet import Cell, labelled_sheet
-from latentdiff.training.run.context import RunContext
+from latentdiff.training.context import RunContext
 from latentdiff.training.task import Batch
 from latentdiff.training.train_config import TrainConfig
 

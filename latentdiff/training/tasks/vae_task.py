@@ -30,11 +30,11 @@ from latentdiff.models.bundle import save_network
 from latentdiff.models.presets import build_vae, get
 from latentdiff.pixels import to_pictures, to_pixels
 from latentdiff.sheet import contact_sheet
+from latentdiff.training.context import RunContext
 from latentdiff.training.feeds.data_config import DataConfig
 from latentdiff.training.feeds.own import open_own_images
 from latentdiff.training.feeds.settings import FeedSettings
 from latentdiff.training.frozen import copy_weights, load_vae
-from latentdiff.training.run.context import RunContext
 from latentdiff.training.tasks.vae_data import Crops, OwnCrops, SceneCrops
 from latentdiff.training.train_config import TrainConfig
 

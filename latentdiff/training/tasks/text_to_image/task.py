@@ -29,6 +29,7 @@ from latentdiff.diffusion.objective import Noising
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
 from latentdiff.sheet import contact_sheet
+from latentdiff.training.context import RunContext
 from latentdiff.training.feeds.caption_tokens import CaptionTokens
 from latentdiff.training.feeds.encode_cache import CacheSettings, Encoders
 from latentdiff.training.feeds.feed import Feed, Samples
@@ -37,7 +38,6 @@ from latentdiff.training.feeds.scenes import SceneFeed, open_pool_latents
 from latentdiff.training.feeds.settings import FeedSettings
 from latentdiff.training.frozen import Frozen
 from latentdiff.training.paired_losses import PairedLosses
-from latentdiff.training.run.context import RunContext
 from latentdiff.training.task import Sheet
 from latentdiff.training.tasks.text_to_image.exports import (
     how_to_load,

@@ -10,7 +10,7 @@ import torch
 
 from latentdiff.data.cache.build import Team
 from latentdiff.progress import Progress
-from latentdiff.training.run.positions import Positions
+from latentdiff.training.positions import Positions
 
 
 @dataclass(frozen=True, kw_only=True)
