@@ -114,7 +114,7 @@ def test_exports_open_again_and_validate_alike(task: JudgeTask, tmp_path: Path) 
     assert set(numbers) == {
         f"{prefix}{kind}_accuracy"
         for prefix in ("", "degraded_")
-        for kind in ("subject", "pair", "setting")
+        for kind in ("subject", "pair", "setting", "relation")
     }
     assert all(0 <= value <= 1 for value in numbers.values())
     assert task.sheet(module, 0) is not None
