@@ -1,23 +1,20 @@
-"""The variational bound, term by term (DDPM, Ho et al. 2020, eq. 5).
+"""The terms of the variational bound in closed form (DDPM, Ho et al. 2020, eq. 5).
 
 −log p(x_0) ≤ L_T + Σ_t L_{t−1} + L_0, in nats per sample, summed over its elements.
 In code's counting, the step at index t ≥ 1 has L_{t−1}'s form, and the step at t = 0 is L_0.
-Everything is float64.
+Everything is float64. `diffusion.bound` estimates their expectations.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from latentdiff.diffusion.forward_process import posterior_mean, q_sample
+from latentdiff.diffusion.forward_process import posterior_mean
 from latentdiff.diffusion.noise_schedule import NoiseSchedule
-from latentdiff.diffusion.prediction import to_x_0
 from latentdiff.errors import unknown_name
 
 ModelVariance = Literal["fixed_large", "fixed_small"]
@@ -105,61 +102,3 @@ def discrete_decoder_nll(x_0: Tensor, mean: Tensor, variance: float) -> Tensor:
 def bits_per_dimension(nats: Tensor, num_elements: int) -> Tensor:
     """nats / (num_elements · ln 2)."""
     return nats / (num_elements * math.log(2.0))
-
-
-@dataclasses.dataclass(frozen=True)
-class VariationalBound:
-    """One estimate of the bound, in nats per sample, float64.
-
-    prior: (B,) L_T; steps: (B, T) with L_0 in column 0 and L_{t−1} of index t in column t;
-    total: (B,) their sum; bits_per_dimension: (B,).
-    """
-
-    prior: Tensor
-    steps: Tensor
-    total: Tensor
-    bits_per_dimension: Tensor
-
-
-def variational_bound(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    x_0: Tensor,
-    noise: Callable[[int], Tensor],
-    schedule: NoiseSchedule,
-    *,
-    prediction_type: str = "epsilon",
-    variance: str = "fixed_small",
-    discrete: bool = False,
-) -> VariationalBound:
-    """An unbiased estimate of the whole bound, one noise draw for each t.
-
-    predict(x_t, t): the network's answer for t (B,); noise(t): ε (B, …) for that timestep;
-    discrete: x_0 holds 8-bit pixels in [−1, 1], so L_0 is a probability rather than a density.
-    """
-    variances = model_variance(schedule, variance)
-    columns = []
-    for index in range(schedule.num_train_timesteps):
-        t = torch.full((x_0.shape[0],), index, dtype=torch.int64, device=x_0.device)
-        x_t = q_sample(x_0, t, noise(index), schedule)
-        prediction = predict(x_t, t).to(torch.float64)
-        guess = to_x_0(
-            prediction,
-            x_t.to(torch.float64),
-            schedule.alpha_bar[index],
-            prediction_type=prediction_type,
-            alpha_bar_prev=schedule.alpha_bar_prev[index],
-        )
-        if index > 0:
-            columns.append(step_kl(x_0, x_t, guess, t, schedule, variance=variance))
-        elif discrete:
-            columns.append(discrete_decoder_nll(x_0, guess, float(variances[0])))
-        else:
-            columns.append(gaussian_decoder_nll(x_0, guess, float(variances[0])))
-    prior, steps = prior_kl(x_0, schedule), torch.stack(columns, dim=1)
-    total = prior + steps.sum(dim=1)
-    return VariationalBound(
-        prior=prior,
-        steps=steps,
-        total=total,
-        bits_per_dimension=bits_per_dimension(total, x_0[0].numel()),
-    )

@@ -189,6 +189,17 @@ def loss_weights(
     return weights
 
 
+def squared_error_ratio(schedule: NoiseSchedule, of: str, to: str) -> Tensor:
+    """What a squared error in the kind `of` is as one in the kind `to`: a factor per t, (T,).
+
+    The four kinds name one guess of x_0, so their losses differ by this weight alone and have the
+    same optimum: ‖Δ_to‖² = ratio·‖Δ_of‖². Infinite or NaN where a kind is undefined (ε at ᾱ = 0).
+    """
+    one = torch.ones_like(schedule.beta)
+    source, goal = check_prediction_type(of), check_prediction_type(to)
+    return _from_x_0(one, schedule, source) / _from_x_0(one, schedule, goal)
+
+
 def _min_snr(schedule: NoiseSchedule, kind: PredictionType, gamma: float) -> Tensor:
     if not gamma > 0.0:
         raise UserError(f"min-SNR's gamma must be above 0, found {gamma}")

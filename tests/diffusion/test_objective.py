@@ -16,9 +16,10 @@ from latentdiff.diffusion.objective import (
     loss,
     loss_weights,
     sample_timesteps,
+    squared_error_ratio,
     target,
 )
-from latentdiff.diffusion.prediction import PREDICTION_TYPES, to_x_0
+from latentdiff.diffusion.prediction import PREDICTION_TYPES, to_x_0, x_0_to_eps
 from latentdiff.errors import UserError
 from latentdiff.seeding import uniform
 
@@ -92,6 +93,28 @@ def test_variational_weights_are_those_of_the_kl(kind, weighting, variance):
     weight = loss_weights(SCHEDULE, prediction_type=kind, weighting=weighting)[t]
     weighted = weight * (guess - goal).square().flatten(1).sum(1)
     torch.testing.assert_close(weighted, excess, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("to", PREDICTION_TYPES)
+@pytest.mark.parametrize("of", PREDICTION_TYPES)
+def test_losses_on_two_kinds_differ_by_their_weight_alone(of, to):
+    """One guess of x_0, worded as each kind: the same order of guesses, so the same optimum."""
+    x_0, x_t, eps, t, error = draw([1, 40, 300, 999], torch.float64)
+    guess = x_0 + 0.1 * error
+
+    def squared_error(kind):
+        implied_eps = x_0_to_eps(guess, x_t, SCHEDULE.alpha_bar[t])
+        said = target(guess, x_t, implied_eps, t, SCHEDULE, prediction_type=kind)
+        goal = target(x_0, x_t, eps, t, SCHEDULE, prediction_type=kind)
+        return (said - goal).square().flatten(1).mean(dim=1)
+
+    ratio = squared_error_ratio(SCHEDULE, of, to)[t]
+    torch.testing.assert_close(squared_error(to), ratio * squared_error(of), rtol=1e-7, atol=0)
+
+
+def test_an_error_in_eps_weighs_one_over_the_snr_of_one_in_x_0():
+    ratio = squared_error_ratio(SCHEDULE, "epsilon", "sample")
+    torch.testing.assert_close(ratio, 1.0 / SCHEDULE.snr, rtol=1e-9, atol=0)
 
 
 def test_variational_weight_on_eps_is_ddpms_equation_12():
