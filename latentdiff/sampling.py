@@ -26,7 +26,8 @@ class DenoisingStep:
     """What the loop yields after a step.
 
     index: 0 … total - 1; t: the timestep the network was told; x: (B, C, h, w), the sample now;
-    x_0: the clean latents that the step aimed at. After the last step x is the result.
+    x_0: the clean latents that the step aimed at. After the last step x is the result; an adaptive
+    scheduler may take fewer than `total`.
     """
 
     index: int
@@ -76,15 +77,19 @@ def denoise(
     """
     grid = scheduler.grid() if steps is None else tuple(steps)
     told = torch.tensor([step.t for step in grid], device=x_T.device)
-    x = x_T
-    for index, step in enumerate(grid):
-        prediction = denoiser(scheduler.scale_input(x, step), told[index], context)
+    x, then = x_T, None
+    for index, planned in enumerate(grid):
+        step = planned if then is None else then
+        t = told[index] if then is None else torch.tensor(then.t, device=x_T.device)
+        prediction = denoiser(scheduler.scale_input(x, step), t, context)
         where = f"at step {index + 1} of {len(grid)} (t = {step.t})"
         check_finite(prediction, "the U-Net", where, getattr(denoiser, "dtype", None))
         drawn = noise() if noise is not None and scheduler.needs_noise(step) else None
         result = scheduler.step(prediction, x, step, drawn)
-        x = result.x
+        x, then = result.x, result.then
         yield DenoisingStep(index, len(grid), step.t, x, result.x_0)
+        if result.done:
+            return
 
 
 def check_finite(

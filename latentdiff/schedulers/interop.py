@@ -17,6 +17,7 @@ from latentdiff.schedulers.names import (
     known_names,
 )
 from latentdiff.schedulers.protocol import Scheduler
+from latentdiff.schedulers.readings import make_reading
 from latentdiff.schedulers.scheduler_config import (
     CONFIG_NAME,
     SchedulerConfig,
@@ -103,6 +104,10 @@ def _ours(
     if OURS[name] == "ddim-inverse":
         _unused(name, variance=variance)
         return DDIMInverse(schedule, grid, prediction_type=config.prediction_type)
+    if OURS[name] != "ddpm":
+        _unused(name, variance=variance)
+        steps = grid.steps(schedule.num_train_timesteps)
+        return make_reading(OURS[name], schedule, steps, config.prediction_type)
     chosen = variance if variance is not None else _variance(config.variance_type)
     # diffusers' DDPM knows no set_alpha_to_one: its last step always leads to clean data.
     return DDPM(

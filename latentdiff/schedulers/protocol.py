@@ -12,10 +12,16 @@ from latentdiff.diffusion.timesteps import Step
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:
-    """x: the sample at step.t_prev; x_0: the clean data this step aimed at, both (B, …)."""
+    """x: the sample at step.t_prev; x_0: the clean data this step aimed at, both (B, …).
+
+    A scheduler that decides as it goes says what to ask next in `then`, in place of the grid's own
+    next step, and ends the walk before the grid's end by `done`.
+    """
 
     x: Tensor
     x_0: Tensor
+    then: Step | None = None
+    done: bool = False
 
 
 class Scheduler(Protocol):
