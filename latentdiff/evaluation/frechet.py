@@ -8,6 +8,7 @@ do not compare. `extrapolated` removes that by a line in 1/N (Chong & Forsyth 20
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -138,13 +139,17 @@ def extrapolated(
     chosen = tuple(sizes) if sizes is not None else _sizes(len(features))
     if len(chosen) < 2 or min(chosen) < 2 or max(chosen) > len(features):
         raise ValueError(f"sizes must be at least two of 2 … {len(features)}, found {chosen}")
-    slope, limit, distances = _line(features, fixed, chosen, seed)
-    shares = np.asarray(chosen) / len(features)
+    order = permutation(len(features), seed, "extrapolation")
+    parts = [
+        [order[k : k + size] for k in range(0, len(order) - size + 1, size)] for size in chosen
+    ]
+    everything = np.ones(len(features), bool)
+    slope, limit, distances = _line(features, fixed, parts, everything)
     left_out = []
-    for part in groups_of(len(features), groups, seed):
-        kept = np.delete(features, part, axis=0)
-        fewer = tuple(max(2, int(share * len(kept))) for share in shares)
-        left_out.append(_line(kept, fixed, fewer, seed)[1])
+    for group in groups_of(len(features), groups, seed):
+        kept = everything.copy()
+        kept[group] = False
+        left_out.append(_line(features, fixed, parts, kept)[1])
     return Extrapolation(
         limit=jackknife(limit, left_out), slope=slope, sizes=chosen, distances=distances
     )
@@ -156,15 +161,22 @@ def _sizes(count: int) -> tuple[int, ...]:
 
 
 def _line(
-    features: Features, fixed: Moments, sizes: Sequence[int], seed: int
+    features: Features,
+    fixed: Moments,
+    parts_of_sizes: Sequence[Sequence[NDArray[np.int64]]],
+    kept: NDArray[np.bool_],
 ) -> tuple[float, float, tuple[float, ...]]:
-    """(slope, intercept, distances) of the least-squares line, each size weighed by its parts."""
-    order = permutation(len(features), seed, "extrapolation")
-    distances, weights = [], []
-    for size in sizes:
-        parts = [order[k : k + size] for k in range(0, len(order) - size + 1, size)]
-        found = [distance_of(Moments.of(features[part]), fixed) for part in parts]
+    """(slope, intercept, distances) of the least-squares line, each size weighed by its parts.
+
+    kept (N,): samples outside it are taken out of their parts, which stay as they are otherwise: a
+    jackknife that dealt the parts anew would measure the dealing.
+    """
+    inverse, distances, weights = [], [], []
+    for parts in parts_of_sizes:
+        left = [part[kept[part]] for part in parts]
+        found = [distance_of(Moments.of(features[part]), fixed) for part in left]
+        inverse.append(float(np.mean([1.0 / len(part) for part in left])))
         distances.append(float(np.mean(found)))
-        weights.append(np.sqrt(len(parts)))
-    slope, limit = np.polyfit(1.0 / np.asarray(sizes), distances, 1, w=weights)
+        weights.append(math.sqrt(len(left)))
+    slope, limit = np.polyfit(inverse, distances, 1, w=weights)
     return float(slope), float(limit), tuple(distances)

@@ -70,6 +70,8 @@ def test_extrapolation_removes_the_bias_of_few_samples():
     assert plain > 0.1
     assert abs(np.mean([e.limit.value for e in limits])) < plain / 4
     assert all(e.slope > 0 and e.sizes[-1] == 300 for e in limits)
+    scatter = np.std([e.limit.value for e in limits], ddof=1)
+    assert 0.5 < np.mean([e.limit.standard_error for e in limits]) / scatter < 2.0
 
 
 def test_kid_equals_torchmetrics_on_all_samples():
