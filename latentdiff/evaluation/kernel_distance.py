@@ -61,11 +61,13 @@ def kernel_distance(
     count = min(groups, len(x), len(y))
     of_x, of_y = groups_of(len(x), count, seed), groups_of(len(y), count, seed + 1)
     sums = _Sums(
-        _block_sums(x, x, of_x, of_x, kernel, same=True),
-        _block_sums(y, y, of_y, of_y, kernel, same=True),
-        _block_sums(x, y, of_x, of_y, kernel, same=False),
-        *(np.asarray([len(part) for part in parts]) for parts in (of_x, of_y)),
-        *(_self_sums(values, parts, kernel) for values, parts in ((x, of_x), (y, of_y))),
+        xx=_block_sums(x, x, of_x, of_x, kernel, same=True),
+        yy=_block_sums(y, y, of_y, of_y, kernel, same=True),
+        xy=_block_sums(x, y, of_x, of_y, kernel, same=False),
+        size_x=np.asarray([len(part) for part in of_x]),
+        size_y=np.asarray([len(part) for part in of_y]),
+        self_x=_self_sums(x, of_x, kernel),
+        self_y=_self_sums(y, of_y, kernel),
     )
     everything = np.arange(count)
     left_out = [sums.distance(np.delete(everything, g), unbiased) for g in range(count)]
