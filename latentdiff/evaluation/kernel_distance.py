@@ -86,17 +86,22 @@ def kid(features: Features, reference: Features, *, groups: int = 20, seed: int 
 def cmmd(features: Features, reference: Features, *, groups: int = 20, seed: int = 0) -> Interval:
     """CMMD of CLIP image embeddings (N, D), (M, D), which are brought to unit length first."""
     check_features(features, reference)
-    units = [
-        f.astype(np.float64) / np.linalg.norm(f.astype(np.float64), axis=1, keepdims=True)
-        for f in (features, reference)
-    ]
     kernel = gaussian_kernel(CMMD_SIGMA)
-    found = kernel_distance(*units, kernel, unbiased=False, groups=groups, seed=seed)
+    found = kernel_distance(
+        _unit(features), _unit(reference), kernel, unbiased=False, groups=groups, seed=seed
+    )
     scaled = {
         name: CMMD_SCALE * getattr(found, name)
         for name in ("value", "standard_error", "low", "high")
     }
     return dataclasses.replace(found, **scaled)
+
+
+def _unit(features: Features) -> NDArray[np.float64]:
+    """Each row brought to length 1."""
+    rows = features.astype(np.float64)
+    unit: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
 @dataclasses.dataclass(frozen=True)
