@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from latentdiff.errors import UserError
 from latentdiff.files import publish_folder, write_json, write_text
+from latentdiff.files.json_file import read_json
 from latentdiff.models import model_folder as folders
-from latentdiff.models import weights
-from latentdiff.models.model_folder import TEXT_PREFIX
+from latentdiff.models.networks import load_network, refuse_code, save_network
 from latentdiff.models.preview import STABLE_DIFFUSION_1, Preview
 from latentdiff.schedulers.scheduler_config import (
     CONFIG_NAME,
     SchedulerConfig,
+    for_stable_diffusion,
     read_config,
     write_config,
 )
@@ -29,18 +30,6 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
-
-ATTENTION_RENAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names of the autoencoder's attention in checkpoints from before diffusers 0.15."""
-UNSUPPORTED_UNET: dict[str, tuple[str | None, ...]] = {
-    # "text" pools the same context into the timestep's embedding; others ask for further inputs.
-    "addition_embed_type": (None, "text"),
-    "class_embed_type": (None,),
-    "encoder_hid_dim_type": (None,),
-    "time_cond_proj_dim": (None,),
-}
-"""Settings of a U-Net by which it needs more inputs than x_t, t and a context, and what may stand
-there all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,146 +79,48 @@ def load(
     such as "fp16"; by default the plain one, or the only one there is.
     Raises UserError, one line, for anything missing, unexpected, damaged or of another kind.
     """
-    folder = folders.resolve(name, variant=variant)
-    layout = folders.read_layout(folder)
-    notes = list(layout.notes)
-    networks: dict[str, Any] = {}
-    hashes: dict[str, str] = {}
-    for part in folders.NETWORKS:
-        networks[part], hashes[part], used = load_network(folder / part, part, dtype, variant)
-        networks[part].to(device)
-        if used != variant:
-            notes.append(f"{folder / part}: the only weights are variant {used!r}, used")
-    bundle = Bundle(
+    located = folders.resolve(name, variant=variant)
+    if located.path.is_file():
+        raise UserError(
+            f"{located.path} is a file; a model is a folder in diffusers format (with "
+            "model_index.json)"
+        )
+    bundle = _load_folder(located.path, dtype, device, variant)
+    assert bundle.preview is None or bundle.preview.matrix
+    return dataclasses.replace(bundle, notes=(*located.notes, *bundle.notes))
+
+
+def _load_folder(
+    folder: Path, dtype: torch.dtype | None, device: torch.device | str, variant: str | None
+) -> Bundle:
+    """A folder in diffusers format."""
+    layout = folders.read_layout(folder, variant)
+    read = {part: load_network(folder / part, part, dtype, variant) for part in folders.NETWORKS}
+    networks = {part: network.module.to(device) for part, network in read.items()}
+    scheduler, changes = load_scheduler_config(folder, layout.scheduler_class)
+    notes = [*layout.notes, *(note for network in read.values() for note in network.notes)]
+    return Bundle(
         **networks,
         tokenizer=load_tokenizer(folder / "tokenizer", networks["text_encoder"]),
-        scheduler_config=load_scheduler_config(folder, layout.scheduler_class),
+        scheduler_config=scheduler,
         source=str(folder),
-        hashes=hashes,
-        card=weights.read_json(folder / folders.CARD) if (folder / folders.CARD).exists() else {},
-        notes=tuple(notes),
+        hashes={part: network.sha256 for part, network in read.items()},
+        card=read_json(folder / folders.CARD) if (folder / folders.CARD).exists() else {},
+        notes=(*notes, *changes, *_with_size(networks["unet"], networks["vae"], folder)),
     )
-    assert bundle.preview is None or bundle.preview.matrix
-    return bundle
 
 
-def load_network(
-    folder: Path, part: str, dtype: torch.dtype | None, variant: str | None = None
-) -> tuple[nn.Module, str, str | None]:
-    """One network of a model folder: the module, its weights' hash, the variant that was used.
-
-    part: "unet", "vae" or "text_encoder".
-    """
-    _, class_name, stem = folders.NETWORKS[part]
-    config = weights.read_json(folder / "config.json")
-    _refuse_code(config, folder / "config.json")
-    if part == "text_encoder":
-        architectures = config.get("architectures", [class_name])
-        named = architectures[0] if isinstance(architectures, list) and architectures else None
-    else:
-        named = config.get("_class_name", class_name)
-    if named != class_name:
-        raise UserError(f"{folder / 'config.json'} is for a {named}; expected a {class_name}")
-    names = [entry.name for entry in folder.iterdir() if entry.is_file()]
-    found = weights.find_weights(names, stem, str(folder))
-    chosen = weights.pick_variant(found, variant, str(folder))
-    state = weights.read_weights(folder, chosen)
-    module = _BUILDERS[part](config, str(folder / "config.json"))
-    weights.assign(module, _renamed(part, state, module), str(folder / chosen.name), dtype)
-    module.eval().requires_grad_(False)
-    return module, weights.hash_weights(folder, chosen), chosen.variant
-
-
-def _refuse_code(config: Mapping[str, Any], where: Path) -> None:
-    if "auto_map" in config or "custom_pipelines" in config:
-        raise UserError(f"{where} asks to import code of its own, which is never done here")
-
-
-def _build_diffusers(class_: Any, config: Mapping[str, Any], where: str) -> nn.Module:
-    """An instance without weights (on the meta device) from a diffusers config."""
-    from accelerate import init_empty_weights
-
-    known = set(class_._get_init_keys(class_))
-    settings = {key: value for key, value in config.items() if not key.startswith("_")}
-    strange = sorted(set(settings) - known)
-    if strange:
-        raise UserError(f"{where} has the setting {strange[0]!r}, which {class_.__name__} lacks")
-    try:
-        with init_empty_weights(include_buffers=False):
-            return class_(**settings)
-    except (ValueError, TypeError, NotImplementedError, IndexError, ZeroDivisionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{where} describes no {class_.__name__} ({reason})") from error
-
-
-def _build_unet(config: Mapping[str, Any], where: str) -> nn.Module:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    for key, allowed in UNSUPPORTED_UNET.items():
-        if config.get(key) not in allowed:
-            raise UserError(
-                f"{where} sets {key} ({config[key]!r}), which Stable Diffusion 1.x and 2.x do not "
-                "have; this is a model of another kind"
-            )
-    return _build_diffusers(UNet2DConditionModel, config, where)
-
-
-def _build_vae(config: Mapping[str, Any], where: str) -> nn.Module:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    if config.get("shift_factor") is not None:
-        raise UserError(
-            f"{where} sets shift_factor, which Stable Diffusion's pipeline ignores; "
-            "fold it into quant_conv and post_quant_conv"
-        )
-    return _build_diffusers(AutoencoderKL, config, where)
-
-
-def _build_text_encoder(config: Mapping[str, Any], where: str) -> nn.Module:
-    from accelerate import init_empty_weights
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    kind = config.get("model_type", "clip_text_model")
-    if kind not in ("clip_text_model", "clip"):
-        raise UserError(f"{where} is for a {kind}; expected a clip_text_model")
-    skip = ("model_type", "architectures", "torch_dtype", "dtype", "transformers_version")
-    settings = {k: v for k, v in config.items() if k not in skip and not k.startswith("_")}
-    try:
-        with init_empty_weights(include_buffers=False):
-            return CLIPTextModel(CLIPTextConfig(**settings))
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{where} describes no CLIPTextModel ({reason})") from error
-
-
-_BUILDERS: dict[str, Callable[[Mapping[str, Any], str], nn.Module]] = {
-    "unet": _build_unet,
-    "vae": _build_vae,
-    "text_encoder": _build_text_encoder,
-}
-
-
-def _renamed(part: str, state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """The weights under today's names; only spellings that older writers used are translated."""
-    if part == "vae":
-        renamed = {}
-        for name, tensor in state.items():
-            head, _, last = name.rpartition(".")
-            block, _, role = head.rpartition(".")
-            if ".attentions." in name and role in ATTENTION_RENAMES:
-                renamed[f"{block}.{ATTENTION_RENAMES[role]}.{last}"] = tensor
-            else:
-                renamed[name] = tensor
-        return renamed
-    if part != "text_encoder":
-        return dict(state)
-    own_prefix = all(name.startswith(TEXT_PREFIX) for name in module.state_dict())
-    renamed = {}
-    for name, tensor in state.items():
-        bare = name.removeprefix(TEXT_PREFIX)
-        if bare != "embeddings.position_ids":
-            renamed[TEXT_PREFIX + bare if own_prefix else bare] = tensor
-    return renamed
+def _with_size(unet: Any, vae: Any, folder: Path) -> tuple[str, ...]:
+    """Give a U-Net whose config names no size the one that its autoencoder was made for."""
+    if unet.config.sample_size is not None:
+        return ()
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    own = vae.config.sample_size
+    pixels = own if isinstance(own, int) and own >= 8 * factor else 64 * factor
+    unet.register_to_config(sample_size=pixels // factor)
+    return (
+        f"{folder / 'unet'} names no sample_size; pictures are {pixels} x {pixels} unless told",
+    )
 
 
 def load_tokenizer(folder: Path, text_encoder: CLIPTextModel) -> CLIPTokenizer:
@@ -241,7 +132,7 @@ def load_tokenizer(folder: Path, text_encoder: CLIPTextModel) -> CLIPTokenizer:
     if not whole and not pair:
         raise UserError(f"{folder} holds no tokenizer; expected vocab.json and merges.txt")
     for file in folder.glob("*.json"):
-        _refuse_code(weights.read_json(file), file)
+        refuse_code(read_json(file), file)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
@@ -253,21 +144,30 @@ def load_tokenizer(folder: Path, text_encoder: CLIPTextModel) -> CLIPTokenizer:
     return tokenizer
 
 
-def load_scheduler_config(folder: Path, class_name: str) -> SchedulerConfig:
-    """The scheduler's settings; what a folder leaves unsaid is read as its own pipeline reads it.
+def load_scheduler_config(folder: Path, class_name: str) -> tuple[SchedulerConfig, tuple[str, ...]]:
+    """The scheduler's settings as diffusers' own pipeline reads them, and notes on what differs.
 
-    diffusers' Stable Diffusion pipeline takes a missing `steps_offset` as 1 and a missing
-    `clip_sample` as off; what is said is kept.
+    That pipeline takes `steps_offset` as 1 and `clip_sample` as off whatever a folder says
+    (diffusers/pipelines/stable_diffusion/pipeline_stable_diffusion.py), and the class that
+    model_index.json names.
     """
-    raw = weights.read_json(folder / "scheduler" / CONFIG_NAME)
-    _refuse_code(raw, folder / "scheduler" / CONFIG_NAME)
+    raw = read_json(folder / "scheduler" / CONFIG_NAME)
+    refuse_code(raw, folder / "scheduler" / CONFIG_NAME)
+    notes = []
     written = raw.get("_class_name", class_name)
     if written != class_name:
-        raise UserError(
-            f"{folder}: model_index.json names a {class_name}, its scheduler folder a {written}"
+        notes.append(
+            f"{folder}: its scheduler folder was written for {str(written)[:80]}, "
+            f"model_index.json names {class_name}, which is used"
         )
     unsaid = {"steps_offset": 1, "clip_sample": False}
-    return read_config({**unsaid, **raw, "_class_name": class_name})
+    config, changes = for_stable_diffusion(
+        read_config({**unsaid, **raw, "_class_name": class_name})
+    )
+    notes += [
+        f"{folder}: {change}, as diffusers' Stable Diffusion pipeline does" for change in changes
+    ]
+    return config, tuple(notes)
 
 
 def check_fit(bundle: Bundle) -> None:
@@ -319,31 +219,6 @@ def save(
         if bundle.card:
             write_json(place / folders.CARD, dict(bundle.card))
     return Path(folder)
-
-
-def save_network(
-    module: Any,
-    part: str,
-    folder: Path,
-    dtype: torch.dtype | None = None,
-    max_shard_size: int | None = None,
-) -> None:
-    """Write one network's `config.json` and weights into an existing folder."""
-    _, class_name, stem = folders.NETWORKS[part]
-    state = {name: value.to(dtype or value.dtype) for name, value in module.state_dict().items()}
-    assert not any(".lora_A." in name for name in state), f"{part} has peft's layers; merge first"
-    if part == "text_encoder":
-        state = {TEXT_PREFIX + n.removeprefix(TEXT_PREFIX): v for n, v in state.items()}
-        config = module.config.to_diff_dict() | {"architectures": [class_name]}
-        config["dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
-    else:
-        config = json.loads(module.to_json_string())
-        config.pop("_name_or_path", None)
-    for name, value in state.items():
-        if not bool(torch.isfinite(value).all()):
-            raise UserError(f"{part}: {name} holds NaN or infinity in {value.dtype}; not saved")
-    write_json(folder / "config.json", config)
-    weights.write_weights(folder, stem, state, max_shard_size)
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:

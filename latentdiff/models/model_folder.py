@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from latentdiff.errors import UserError, nearest
-from latentdiff.models.weights import find_weights, pick_variant, read_json
+from latentdiff.files import hub
+from latentdiff.files.json_file import read_json
+from latentdiff.models.weights import WeightFile, check_variant, find_weights, pick_variant
 
 BUILT_IN = ("snowglobe",)
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PIPELINE_CLASS = "StableDiffusionPipeline"
 CARD = "snowglobe.json"
 
@@ -29,6 +30,14 @@ IGNORED = ("feature_extractor", "image_encoder")
 
 
 @dataclass(frozen=True)
+class Located:
+    """A model on disk: a folder in diffusers format, or a single file. notes: for the user."""
+
+    path: Path
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Layout:
     """What a folder holds: the scheduler's class, and notes for the user on parts left alone."""
 
@@ -37,27 +46,25 @@ class Layout:
     notes: tuple[str, ...]
 
 
-def resolve(name: str | Path, *, variant: str | None = None) -> Path:
-    """The folder of a built-in name, a local path, or a hub id (the last may download).
+def resolve(name: str | Path, *, variant: str | None = None) -> Located:
+    """Where the model of a built-in name, a local path, or a hub id is (the last may download).
 
     Whatever exists locally never touches the network. UserError for anything else, with a hint.
     """
     text = str(name)
     if text in BUILT_IN:
-        return built_in_folder(text)
+        return Located(built_in_folder(text))
     path = Path(name).expanduser()
-    if path.is_dir():
-        return path
     if path.exists():
-        raise UserError(
-            f"{path} is a file; a model is a folder in diffusers format (with model_index.json)"
-        )
-    if isinstance(name, str) and HUB_ID.fullmatch(text) and not text.startswith("."):
-        return _download(text, variant)
+        return Located(path)
+    hub_name = hub.parse(text) if isinstance(name, str) else None
+    if hub_name is not None:
+        return _from_hub(hub_name, variant)
     close = nearest(text, BUILT_IN)
     hint = f"did you mean {close[0]!r}?" if close else "built in: " + ", ".join(BUILT_IN)
     raise UserError(
-        f"no model at {text!r}; expected a folder, a hub id OWNER/NAME or a name; {hint}"
+        f"no model at {text!r}; expected a folder, a .safetensors file, a hub id OWNER/NAME or a "
+        f"name; {hint}"
     )
 
 
@@ -69,8 +76,17 @@ def built_in_folder(name: str) -> Path:
     return folder
 
 
-def read_layout(folder: Path) -> Layout:
-    """Check `model_index.json` against what this project can drive; UserError if it cannot."""
+def weights_of(folder: Path, part: str) -> list[WeightFile]:
+    """The sets of weights in a part's folder."""
+    names = [entry.name for entry in folder.iterdir() if entry.is_file()]
+    return find_weights(names, NETWORKS[part][2], str(folder))
+
+
+def read_layout(folder: Path, variant: str | None = None) -> Layout:
+    """Check `model_index.json` against what this project can drive; UserError if it cannot.
+
+    variant: of the weights, which at least one part must have.
+    """
     index_path = folder / "model_index.json"
     if not index_path.is_file():
         raise UserError(f"{folder} has no model_index.json; expected a folder in diffusers format")
@@ -94,6 +110,9 @@ def read_layout(folder: Path) -> Layout:
         for name in NOT_LOADED
         if any(entry is not None for entry in parts.get(name, []))
     )
+    if variant is not None:
+        found = [w for part in NETWORKS for w in weights_of(folder / part, part)]
+        check_variant(found, variant, str(folder))
     return Layout(folder, str(scheduler[1]), notes)
 
 
@@ -109,22 +128,27 @@ def _expect(
         raise UserError(f"{folder} has no folder {name}/; its model_index.json names it")
 
 
-def _download(hub_id: str, variant: str | None) -> Path:
-    """Fetch just the files of a hub repository that `load` will read; returns its snapshot."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def _from_hub(name: hub.HubName, variant: str | None) -> Located:
+    """Fetch just the files of a hub repository that `load` will read."""
 
-    try:
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
-            return Path(huggingface_hub.snapshot_download(hub_id, local_files_only=True))
-        names = huggingface_hub.HfApi().list_repo_files(hub_id)
-        wanted = wanted_files(names, hub_id, variant)
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{hub_id!r} is no local folder, and the hub did not give it ({reason})"
-        ) from error
+    def choose(names: Sequence[str]) -> list[str]:
+        if name.file is not None:
+            if name.file not in names:
+                raise UserError(f"{name.repo} has no file {name.file}; it has {_listed(names)}")
+            return [name.file]
+        if "model_index.json" not in names:
+            single = [n for n in names if n.endswith(".safetensors") and "/" not in n]
+            hint = f"; perhaps {name.repo}/{single[0]} is meant" if single else ""
+            raise UserError(f"{name} on the hub holds no model in diffusers format{hint}")
+        return wanted_files(names, str(name), variant)
+
+    fetched = hub.fetch(name, choose)
+    return Located(fetched.folder / (name.file or ""), fetched.notes)
+
+
+def _listed(names: Sequence[str]) -> str:
+    weights = [n for n in names if n.endswith(".safetensors")] or list(names)
+    return ", ".join(weights[:5]) + (", …" if len(weights) > 5 else "")
 
 
 def wanted_files(names: list[str], where: str, variant: str | None) -> list[str]:
@@ -132,9 +156,14 @@ def wanted_files(names: list[str], where: str, variant: str | None) -> list[str]
     wanted = [n for n in names if n in ("model_index.json", CARD)]
     for part in ("scheduler", "tokenizer"):
         wanted += [n for n in names if n.startswith(f"{part}/") and n.endswith((".json", ".txt"))]
+    found = {}
     for part, (_, _, stem) in NETWORKS.items():
         inside = [n.removeprefix(f"{part}/") for n in names if n.startswith(f"{part}/")]
-        chosen = pick_variant(find_weights(inside, stem, f"{where}/{part}"), variant, where)
+        found[part] = find_weights(inside, stem, f"{where}/{part}")
+    check_variant((w for several in found.values() for w in several), variant, where)
+    for part in NETWORKS:
+        inside = [n.removeprefix(f"{part}/") for n in names if n.startswith(f"{part}/")]
+        chosen = pick_variant(found[part], variant)
         wanted += [f"{part}/config.json", f"{part}/{chosen.name}"]
         if chosen.is_index:
             shards = [n for n in inside if n.endswith(".safetensors") and "-of-" in n]

@@ -7,13 +7,13 @@ spellings. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from torch import Tensor
 from latentdiff.checkpoints.tensor_file import write_tensors
 from latentdiff.errors import UserError, nearest
 from latentdiff.files import sha256_file, write_json
+from latentdiff.files.json_file import read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,20 +77,26 @@ def _classify(name: str) -> tuple[str, WeightFile] | None:
     return stem, WeightFile(name, variant or None, False)
 
 
-def pick_variant(found: list[WeightFile], variant: str | None, where: str) -> WeightFile:
-    """The asked-for variant; without one the plain weights, or the only variant there is."""
+def pick_variant(found: list[WeightFile], variant: str | None) -> WeightFile:
+    """A part's weights of the asked-for variant; without one, or where this part has none of it,
+    the plain weights, or else the most exact of the variants."""
+    asked = [w for w in found if variant is not None and w.variant == variant]
+    return min(asked or found, key=lambda w: (_order(w.variant), w.is_index, w.name))
+
+
+def check_variant(found: Iterable[WeightFile], variant: str | None, where: str) -> None:
+    """UserError for a variant that no part of a model has. found: the weights of all parts."""
     names = [w.variant for w in found]
-    if variant is not None:
-        if variant not in names:
-            known = ", ".join(name or "the plain one" for name in names)
-            raise UserError(f"{where} has no variant {variant!r} of its weights; it has {known}")
-        return found[names.index(variant)]
-    if names[0] is not None and len(set(names)) > 1:
-        raise UserError(
-            f"{where} has several variants of its weights ({', '.join(map(str, names))}); "
-            "choose one with variant="
-        )
-    return found[0]
+    if variant is not None and variant not in names:
+        known = ", ".join(dict.fromkeys(name or "the plain one" for name in names))
+        raise UserError(f"{where} has no variant {variant!r} of its weights; it has {known}")
+
+
+def _order(variant: str | None) -> tuple[int, str]:
+    """Plain weights first, then by exactness; raw weights beside averaged ones last."""
+    known = (None, "fp32", "float32", "bf16", "fp16")
+    place = known.index(variant) if variant in known else len(known) + (variant == "non_ema")
+    return place, variant or ""
 
 
 def shard_names(folder: Path, weight_file: WeightFile) -> list[str]:
@@ -112,38 +119,45 @@ def _weight_map(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or a one-line UserError."""
+def read_shapes(folder: Path, weight_file: WeightFile) -> dict[str, tuple[int, ...]]:
+    """Name → shape of all tensors of a part, from the files' headers; no tensor is read."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in shard_names(folder, weight_file):
+        shapes |= file_shapes(folder / name)
+    return shapes
+
+
+def file_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of a safetensors file's tensors, from its header."""
+    from safetensors import safe_open
+
+    with reading(path), safe_open(path, framework="pt") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what safetensors says of a damaged or unreadable file into a UserError."""
+    from safetensors import SafetensorError
+
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
+        yield
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} is not a whole safetensors file ({first_line(error)}); fetch or save it again"
+        ) from error
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}; a JSON object was expected")
-    return value
+        raise UserError(f"cannot read {path} ({error.strerror or error})") from error
 
 
 def read_weights(folder: Path, weight_file: WeightFile) -> dict[str, Tensor]:
     """All tensors of a part. UserError for a damaged file or shards that differ from the index."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     state: dict[str, Tensor] = {}
     for name in shard_names(folder, weight_file):
-        try:
-            tensors = load_file(folder / name)
-        except (SafetensorError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{folder / name} is not a whole safetensors file ({_first_line(error)}); "
-                "fetch or save it again"
-            ) from error
-        except OSError as error:
-            raise UserError(f"cannot read {folder / name} ({error})") from error
-        state.update(tensors)
+        with reading(folder / name):
+            state.update(load_file(folder / name))
     if weight_file.is_index:
         listed = set(_weight_map(folder / weight_file.name))
         if listed != set(state):
@@ -186,16 +200,22 @@ def assign(
         if not tensor.is_floating_point():
             raise UserError(f"{where}: {name} is {_short(tensor.dtype)}; floating was expected")
         value = tensor if dtype is None else tensor.to(dtype)
-        if not bool(torch.isfinite(value).all()):
-            finite = bool(torch.isfinite(tensor).all())
+        if not finite(value):
+            whole = finite(tensor)
             fault = (
                 f"overflows in {_short(value.dtype)}; load it in float32"
-                if finite
+                if whole
                 else f"holds NaN or infinity, as stored in {_short(tensor.dtype)}"
             )
             raise UserError(f"{where}: {name} {fault}")
         cast[name] = value
     module.load_state_dict(cast, strict=True, assign=True)
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether no element is NaN or infinity, in any floating type."""
+    # torch has no isfinite for the types of eight bits.
+    return bool(torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all())
 
 
 def _mismatch(where: str, missing: list[str], unexpected: list[str]) -> str:
@@ -247,7 +267,7 @@ def _split(tensors: Mapping[str, Tensor], limit: int | None) -> list[list[str]]:
     return shards
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

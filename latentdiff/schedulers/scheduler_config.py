@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from latentdiff.diffusion.noise_schedule import NoiseSchedule, from_betas, make_schedule
 from latentdiff.diffusion.prediction import check_prediction_type
 from latentdiff.errors import UserError, unknown_name
+from latentdiff.files.json_file import read_json
 
 CONFIG_NAME = "scheduler_config.json"
 # Of the classes that clip, these two do so unless told otherwise.
@@ -92,13 +92,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> SchedulerConfig:
     if isinstance(source, Mapping):
         return _from_mapping(source, "the scheduler config")
     path = _find(Path(source))
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): mend or replace it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, expected a JSON object")
-    return _from_mapping(content, str(path))
+    return _from_mapping(read_json(path), str(path))
 
 
 def _find(path: Path) -> Path:

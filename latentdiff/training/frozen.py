@@ -48,14 +48,13 @@ def still(module: nn.Module) -> None:
 def load_vae(folder: Path) -> AutoencoderKL:
     """The autoencoder of a VAE run, its export, or a whole model; frozen, float32."""
     place = _part(folder, "vae", "config.json")
-    vae, _, _ = bundles.load_network(place, "vae", torch.float32)
-    return cast("AutoencoderKL", vae)
+    return cast("AutoencoderKL", bundles.load_network(place, "vae", torch.float32).module)
 
 
 def load_text_encoder(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     """Text encoder (frozen, float32) and tokenizer of a CLIP run, its export, or a whole model."""
     place = _part(folder, "text_encoder", "config.json")
-    network, _, _ = bundles.load_network(place, "text_encoder", torch.float32)
+    network = bundles.load_network(place, "text_encoder", torch.float32).module
     encoder = cast("CLIPTextModel", network)
     tokenizer = bundles.load_tokenizer(_part(folder, "tokenizer", "tokenizer_config.json"), encoder)
     return encoder, tokenizer

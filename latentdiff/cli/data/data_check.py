@@ -124,12 +124,13 @@ def _of_model(
     if options.model == "none":
         return None, None
     from latentdiff.data.buckets import assign
-    from latentdiff.models import bundle, geometry, weights
+    from latentdiff.files.json_file import read_json
+    from latentdiff.models import bundle, geometry
     from latentdiff.models import model_folder as folder
 
-    model = folder.resolve(options.model)
+    model = folder.resolve(options.model).path
     folder.read_layout(model)
-    settings = {part: weights.read_json(model / part / "config.json") for part in folder.NETWORKS}
+    settings = {part: read_json(model / part / "config.json") for part in folder.NETWORKS}
     try:
         found = geometry.of_configs(settings["vae"], settings["unet"])
         positions = int(settings["text_encoder"].get("max_position_embeddings", 77))

@@ -83,5 +83,5 @@ def initialise(module: UNetModule, config: TextToImageConfig, folder: Path) -> N
 
 
 def _copy(place: Path, part: str, target: nn.Module) -> None:
-    network, _, _ = bundles.load_network(place, part, torch.float32)
+    network = bundles.load_network(place, part, torch.float32).module
     copy_weights(network, target, str(place))
