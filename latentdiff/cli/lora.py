@@ -30,7 +30,7 @@ class InspectConfig:
     """Which file, and which model it should fit."""
 
     lora: tyro.conf.Positional[Path]
-    """LoRA file of diffusers or kohya (.safetensors), or a folder that holds one."""
+    """LoRA file (.safetensors) of any tool, a folder that holds one, or a hub id OWNER/NAME."""
     model: str | None = None
     """Also tell what fits this model: snowglobe, a folder in diffusers format, or a hub id."""
 
@@ -40,7 +40,7 @@ class ConvertConfig:
     """Which file, and into which layout."""
 
     lora: tyro.conf.Positional[Path]
-    """LoRA file of diffusers or kohya (.safetensors), or a folder that holds one."""
+    """LoRA file (.safetensors) of any tool, a folder that holds one, or a hub id OWNER/NAME."""
     to: Literal["peft", "kohya"] | None = None
     """peft: for diffusers; kohya: for most graphical programs. By default the other one."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -92,7 +92,7 @@ def inspect(argv: Sequence[str]) -> int:
         answers = {True: "yes", False: "no, on another model", None: "the file does not say"}
         print(f"\nin {config.model}: {fit}")
         print(f"  trained on it: {answers[report.base_matches]}")
-        relative = [float(file.pairs[n].delta().norm()) / sizes[n] for n in report.matched]
+        relative = [float(file.changes[n].product().norm()) / sizes[n] for n in report.matched]
         print(
             f"  change at scale 1, relative to the weights: median "
             f"{statistics.median(relative):.2%}, largest {max(relative):.2%}"
@@ -110,15 +110,17 @@ def describe(file: LoraFile) -> None:
     size = file.path.stat().st_size / 1e6
     print(f"{file.path}: {size:.1f} MB, layout of {layout}\nSHA-256 {file.sha256}")
     for part in PARTS:
-        own = [pair for layer, pair in file.pairs.items() if layer.startswith(f"{part}.")]
+        own = [pair for layer, pair in file.changes.items() if layer.startswith(f"{part}.")]
         if own:
             convolutions = sum(len(p.shape) == 4 for p in own)
+            kinds = _counted(p.name for p in own)
             ranks = _counted(f"{p.rank}" for p in own)
             alphas = _counted(f"{p.alpha:g}" for p in own)
-            dtypes = _counted(str(p.down.dtype).removeprefix("torch.") for p in own)
-            norms = sorted(float(p.delta().norm()) for p in own)
+            dtypes = _counted(str(p.dtype).removeprefix("torch.") for p in own)
+            norms = sorted(float(p.product().norm()) for p in own)
             print(
-                f"\n{PART_NAMES[part]}: {len(own)} layers, {convolutions} of them convolutions\n"
+                f"\n{PART_NAMES[part]}: {len(own)} layers of {kinds}, "
+                f"{convolutions} of them convolutions\n"
                 f"  rank {ranks}, alpha {alphas}, stored in {dtypes}\n"
                 f"  change at scale 1 (Frobenius norm): median {statistics.median(norms):.3g}, "
                 f"largest {norms[-1]:.3g}"
@@ -139,6 +141,8 @@ def describe(file: LoraFile) -> None:
             print(f"{name}: {value}")
     if not any(told.values()):
         print("it says nothing about its base model, its data or its words")
+    for note in (*file.notes, *([f"it is for {file.other_base}"] if file.other_base else [])):
+        print(f"note: {note}")
     for name in file.unknown[:10]:
         print(f"note: not understood, left out: {name}")
     if len(file.unknown) > 10:
@@ -150,9 +154,10 @@ def convert(argv: Sequence[str]) -> int:
     config = configs.parse(
         ConvertConfig, argv, prog="latentdiff lora convert", description="Change a LoRA's layout."
     )
-    from latentdiff.models.lora.formats import read_lora, write_lora
+    from latentdiff.models.lora.formats import plain_pairs, read_lora, write_lora
 
     file = read_lora(config.lora)
+    pairs = plain_pairs(file)
     to = config.to or ("peft" if file.layout == "kohya" else "kohya")
     stem = file.path.name.removesuffix(".safetensors").removesuffix(f".{file.layout}")
     output = config.output or file.path.with_name(f"{stem}.{to}.safetensors")
@@ -162,7 +167,7 @@ def convert(argv: Sequence[str]) -> int:
         raise UserError(f"{output} is the file that is read; choose another name with -o")
     for name in file.unknown:
         print(f"note: not understood, left out: {name}", file=sys.stderr)
-    write_lora(output, file.pairs, to, file.metadata, header=file.header)
+    write_lora(output, pairs, to, file.metadata, header=file.header)
     print(output.resolve())
     return 0
 

@@ -106,8 +106,8 @@ def test_inspect_tells_what_is_inside_and_what_fits(
     for words in (
         "layout of kohya",
         f"SHA-256 {sha256_file(folder / KOHYA_NAME)}",
-        "U-Net: 79 layers, 31 of them convolutions",
-        "text encoder: 12 layers, 0 of them convolutions",
+        "U-Net: 79 layers of LoRA, 31 of them convolutions",
+        "text encoder: 12 layers of LoRA, 0 of them convolutions",
         "rank 4, alpha 6, stored in float32",
         "trained on: tiny",
         "trigger words: zorb",

@@ -19,13 +19,8 @@ from torch import Tensor, nn
 
 from latentdiff.errors import UserError
 from latentdiff.models.lora import names
-from latentdiff.models.lora.formats import (
-    ADAPTER_METADATA,
-    LoraFile,
-    Pair,
-    read_lora,
-    write_lora,
-)
+from latentdiff.models.lora.changes import Pair
+from latentdiff.models.lora.formats import ADAPTER_METADATA, LoraFile, read_lora, write_lora
 from latentdiff.models.lora.metadata import LoraMetadata
 
 MODELS = {
@@ -47,12 +42,12 @@ def header_of(path: Path) -> dict[str, str]:
 
 
 def same(one: LoraFile, other: LoraFile) -> bool:
-    return one.pairs.keys() == other.pairs.keys() and all(
-        torch.equal(pair.down, other.pairs[layer].down)
-        and torch.equal(pair.up, other.pairs[layer].up)
-        and pair.down.dtype == other.pairs[layer].down.dtype
-        and pair.alpha == other.pairs[layer].alpha
-        for layer, pair in one.pairs.items()
+    return one.changes.keys() == other.changes.keys() and all(
+        torch.equal(pair.down, other.changes[layer].down)
+        and torch.equal(pair.up, other.changes[layer].up)
+        and pair.down.dtype == other.changes[layer].down.dtype
+        and pair.alpha == other.changes[layer].alpha
+        for layer, pair in one.changes.items()
     )
 
 
@@ -155,14 +150,14 @@ def test_peft_to_kohya_and_back_is_equal_to_the_bit(model: str, tmp_path: Path) 
     peft, kohya = (read_lora(p) for p in loras.saved(adapted, tmp_path))
     assert (peft.layout, kohya.layout) == ("peft", "kohya")
     assert peft.unknown == kohya.unknown == ()
-    back = write_lora(tmp_path / "b.safetensors", kohya.pairs, "peft", kohya.metadata)
-    again = write_lora(tmp_path / "a.safetensors", read_lora(back).pairs, "kohya", kohya.metadata)
+    back = write_lora(tmp_path / "b.safetensors", kohya.changes, "peft", kohya.metadata)
+    again = write_lora(tmp_path / "a.safetensors", read_lora(back).changes, "kohya", kohya.metadata)
     assert same(read_lora(back), kohya)
     assert again.read_bytes() == kohya.path.read_bytes()
     assert load_file(back).keys() == load_file(peft.path).keys()
-    for layer, pair in peft.pairs.items():
-        assert torch.equal(pair.down, kohya.pairs[layer].down)
-        assert kohya.pairs[layer].alpha == pytest.approx(pair.alpha, rel=1e-7)
+    for layer, pair in peft.changes.items():
+        assert torch.equal(pair.down, kohya.changes[layer].down)
+        assert kohya.changes[layer].alpha == pytest.approx(pair.alpha, rel=1e-7)
 
 
 def test_the_same_lora_is_the_same_file(tmp_path: Path) -> None:
@@ -182,7 +177,7 @@ def test_ranks_and_alphas_that_differ_by_layer_survive_both_layouts(tmp_path: Pa
     }
     for layout in ("peft", "kohya"):
         path = write_lora(tmp_path / f"{layout}.safetensors", pairs, layout, LoraMetadata())  # type: ignore[arg-type]
-        read = read_lora(path).pairs
+        read = read_lora(path).changes
         assert {layer: (p.rank, p.alpha) for layer, p in read.items()} == {
             layer: (p.rank, p.alpha) for layer, p in pairs.items()
         }
@@ -191,8 +186,8 @@ def test_ranks_and_alphas_that_differ_by_layer_survive_both_layouts(tmp_path: Pa
 def test_half_precision_is_kept_as_it_is_stored(tmp_path: Path) -> None:
     pairs = {TO_Q: Pair(draw(4, 32).half(), draw(32, 4).half(), 4.0)}
     file = read_lora(write_lora(tmp_path / "a.safetensors", pairs, "kohya", LoraMetadata()))
-    assert file.pairs[TO_Q].down.dtype == torch.float16
-    back = write_lora(tmp_path / "b.safetensors", file.pairs, "peft", file.metadata)
+    assert file.changes[TO_Q].down.dtype == torch.float16
+    back = write_lora(tmp_path / "b.safetensors", file.changes, "peft", file.metadata)
     assert same(read_lora(back), file)
 
 
@@ -223,7 +218,7 @@ def test_the_tucker_form_acts_as_its_three_layers_do(tmp_path: Path) -> None:
         },
         tmp_path / "a.safetensors",
     )
-    (pair,) = read_lora(tmp_path / "a.safetensors").pairs.values()
+    (pair,) = read_lora(tmp_path / "a.safetensors").changes.values()
     x = draw(2, 6, 7, 7, seed=3)
     conv = nn.functional.conv2d
     three = conv(conv(conv(x, down), mid, padding=1), up)
@@ -238,7 +233,7 @@ def test_alpha_is_read_wherever_a_writer_may_put_it(tmp_path: Path) -> None:
         tensors = {f"{prefix}{dotted}.{half}": tensor for half, tensor in halves.items()}
         metadata = None if header is None else {ADAPTER_METADATA: json.dumps(header)}
         save_file(tensors | more, tmp_path / "adapter_model.safetensors", metadata=metadata)
-        return read_lora(tmp_path / "adapter_model.safetensors").pairs[TO_Q].alpha
+        return read_lora(tmp_path / "adapter_model.safetensors").changes[TO_Q].alpha
 
     assert alpha("unet.", None) == 4.0  # silence: alpha is the rank
     assert alpha("unet.", {"unet.r": 4, "unet.lora_alpha": 9}) == 9.0
@@ -343,10 +338,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "integers": (set_first("lora_down.weight", lambda t: t.int()), "NaN, infinity or integers"),
     "infinite alpha": (set_first("alpha", lambda t: t / 0), "NaN, infinity or integers"),
     "two alphas": (set_first("alpha", lambda t: torch.ones(2)), "alpha of"),
-    "LoHa": (named("lora_unet_mid_block_resnets_0_conv1.hada_w1_a", 2, 2), "LoHa adapter"),
-    "LoKr": (named("lora_unet_mid_block_resnets_0_conv1.lokr_w1", 2, 2), "LoKr adapter"),
-    "DoRA": (named("lora_unet_mid_block_resnets_0_conv1.dora_scale", 2), "DoRA adapter"),
-    "full differences": (named("lora_unet_conv_in.diff", 2, 2), "full-difference adapter"),
+    "half a LoHa": (named("lora_unet_conv_in.hada_w1_a", 2, 2), "does not fit together"),
+    "half a LoKr": (named("lora_unet_conv_in.lokr_w1", 2, 2), "does not fit together"),
+    "magnitudes alone": (named("lora_unet_conv_in.dora_scale", 2), "has no down half"),
+    "OFT": (named("lora_unet_conv_in.oft_blocks", 2, 2), "OFT adapter"),
+    "GLoRA": (named("lora_unet_conv_in.a1.weight", 2, 2), "GLoRA adapter"),
     "one layer twice": (
         named("lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight", 32, 4),
         "twice",

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from latentdiff.errors import UserError
 from latentdiff.models.bundle import Bundle
-from latentdiff.models.lora.formats import Pair, read_lora, write_lora
+from latentdiff.models.lora.changes import Pair
+from latentdiff.models.lora.formats import read_lora, write_lora
 from latentdiff.models.lora.layers import base_of
 from latentdiff.models.lora.metadata import LoraMetadata
 from latentdiff.models.lora.stack import LoraStack, load_lora, parse_lora
@@ -49,7 +50,7 @@ def test_the_weights_are_the_base_plus_every_scaled_change(tmp_path: Path) -> No
     stack.load(one, 0.5)
     stack.load(two, -2.0)
     now = weights(bundle)
-    first, second = read_lora(one).pairs, read_lora(two).pairs
+    first, second = read_lora(one).changes, read_lora(two).changes
     for name, value in now.items():
         layer = name.removesuffix(".weight").replace("text_encoder.text_model.", "text_encoder.")
         wanted = before[name].double()
@@ -127,7 +128,7 @@ def test_a_report_tells_what_matched_and_what_did_not(tmp_path: Path) -> None:
     save_file(state, path)
     bundle = loras.copy_of(tiny.tiny())
     report = load_lora(bundle, path)
-    assert set(report.matched) == set(read_lora(path).pairs) - {
+    assert set(report.matched) == set(read_lora(path).changes) - {
         "unet.up_blocks.7.attentions.0.proj_in"
     }
     assert report.unmatched == (

@@ -147,7 +147,7 @@ def test_the_averaged_copy_shares_the_frozen_base_and_saves_its_own_pairs(tmp_pa
     assert mine.keys() == theirs.keys()
     assert all(torch.allclose(mine[n], theirs[n] - 0.5, atol=1e-5) for n in mine)
     file, _ = save_lora(tmp_path, averaged.module, None, LoraMetadata())
-    pair = read_lora(file).pairs["unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"]
+    pair = read_lora(file).changes["unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"]
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight"
     assert torch.equal(pair.up, mine[name])
 

@@ -22,7 +22,14 @@ from torch import Tensor, nn
 
 from latentdiff import seeding
 from latentdiff.errors import UserError
-from latentdiff.models.lora.formats import KOHYA_NAME, PEFT_NAME, Pair, read_lora, write_lora
+from latentdiff.models.lora.changes import Pair
+from latentdiff.models.lora.formats import (
+    KOHYA_NAME,
+    PEFT_NAME,
+    plain_pairs,
+    read_lora,
+    write_lora,
+)
 from latentdiff.models.lora.metadata import LoraMetadata, base_of
 from latentdiff.models.lora.names import TEXT_PREFIX
 from latentdiff.models.lora.stack import LoraReport, LoraStack, load_lora
@@ -213,13 +220,14 @@ def initialise_lora(
     wrappers = {f"unet.{name}": wrapper for name, wrapper in _wrappers(unet)}
     for name, wrapper in _wrappers(text_encoder) if text_encoder is not None else ():
         wrappers[f"text_encoder.{name.removeprefix(TEXT_PREFIX)}"] = wrapper
-    if odd := sorted(set(wrappers) ^ set(file.pairs)):
+    pairs = plain_pairs(file)
+    if odd := sorted(set(wrappers) ^ set(pairs)):
         raise UserError(
             f"{file.path} does not fit this LoRA's targets: {len(odd)} layers differ, "
             f"first {odd[0]}"
         )
     for layer, wrapper in wrappers.items():
-        pair = file.pairs[layer]
+        pair = pairs[layer]
         down, up = wrapper.lora_A[ADAPTER].weight, wrapper.lora_B[ADAPTER].weight
         if pair.down.shape != down.shape or pair.up.shape != up.shape:
             raise UserError(

@@ -73,7 +73,7 @@ def metadata_of(header: Mapping[str, str]) -> LoraMetadata:
             trigger_words=tuple(map(printable, words)),
             training_prompt=printable(raw.get("training_prompt", "")),
         )
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         record = LoraMetadata()
     if record.trigger_words or TRIGGER not in header:
         return record

@@ -3,7 +3,7 @@
 PART is "unet" or "text_encoder". MODULE is the module's path in diffusers' U-Net, or in the CLIP
 text model without the leading `text_model.`, which transformers 5 dropped and files still carry.
 
-Four spellings are read:
+These spellings are read:
 
 - diffusers / PEFT: `unet.mid_block.attentions.0.proj_in.lora_A.weight`,
   `text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_B.weight`
@@ -12,6 +12,8 @@ Four spellings are read:
   `text_encoder.….q_proj.lora_linear_layer.up.weight`
 - kohya-ss: `lora_unet_mid_block_attentions_0_proj_in.lora_down.weight`, `lora_te_….alpha`; also
   with the block names of the original Stable Diffusion code (`lora_unet_input_blocks_1_1_…`)
+- LyCORIS: the same with `hada_…`, `lokr_…`, `dora_scale`, `diff`, and below `lycoris_`
+- ComfyUI: `diffusion_model.….lora_up.weight`, `text_encoders.clip_l.transformer.…`
 """
 
 from __future__ import annotations
@@ -22,18 +24,43 @@ from dataclasses import dataclass
 from latentdiff.models.model_folder import TEXT_PREFIX as TEXT_PREFIX
 
 PARTS = ("unet", "text_encoder")
-KOHYA_PREFIXES = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder"}
-"""`lora_te1_` is how writers for Stable Diffusion XL call the first of its two text encoders."""
+KOHYA_PREFIXES = {
+    "lora_unet_": "unet",
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
+    "lycoris_unet_": "unet",
+    "lycoris_te_": "text_encoder",
+    "lycoris_": "unet",
+}
+"""`lora_te1_` is how writers for Stable Diffusion XL call the first of its two text encoders;
+`lycoris_` how LyCORIS' own wrapper (SimpleTuner's) calls the network that it wraps."""
+DOTTED_PREFIXES = {
+    "base_model.model.": "",
+    "diffusion_model.": "unet.",
+    "text_encoders.clip_l.transformer.": "text_encoder.",
+    "clip_l.transformer.": "text_encoder.",
+}
+"""PEFT's own, and ComfyUI's."""
+_FACTORS = r"hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2"
 _KOHYA_ROLES = {
     "lora_down.weight": "down",
     "lora_up.weight": "up",
     "lora_mid.weight": "mid",
     "alpha": "alpha",
+    "dora_scale": "magnitude",
+    "lora_magnitude_vector": "magnitude",
+    "diff": "diff",
+    "diff_b": "bias",
 }
 _DOTTED = re.compile(
     r"(?P<module>.+?)(?:"
-    r"(?P<down>(?:\.lora_A(?:\.default)?|[._]lora\.down|\.lora_linear_layer\.down)\.weight)"
-    r"|(?P<up>(?:\.lora_B(?:\.default)?|[._]lora\.up|\.lora_linear_layer\.up)\.weight)"
+    r"(?P<down>(?:\.lora_A(?:\.default)?|[._]lora\.down|\.lora_linear_layer\.down|\.lora_down)\.weight)"
+    r"|(?P<up>(?:\.lora_B(?:\.default)?|[._]lora\.up|\.lora_linear_layer\.up|\.lora_up)\.weight)"
+    r"|(?P<mid>\.lora_mid\.weight)"
+    r"|(?P<pair_bias>\.lora_B(?:\.default)?\.bias)"
+    r"|(?P<magnitude>\.(?:dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?))"
+    r"|(?P<diff>\.diff)|(?P<bias>\.diff_b)"
+    rf"|(?P<factor>\.(?:{_FACTORS})(?:\.default)?)"
     r"|(?P<alpha>(?:\.lora)?\.alpha))"
 )
 _PATH = re.compile(r"[\w.]+", re.ASCII)
@@ -48,6 +75,13 @@ _WORDS = (
 )
 _WORD = re.compile(rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))}|\d+)(?=_|$)")
 _ORIGINAL = re.compile(r"(input_blocks|output_blocks)_(\d+)_(\d+)_(.+)|middle_block_(\d+)_(.+)")
+_ORIGINAL_FIRST = ("input_blocks.", "middle_block.", "output_blocks.", "time_embed.", "out.")
+_ORIGINAL_ENDS = {
+    "time_embed_0": "time_embedding_linear_1",
+    "time_embed_2": "time_embedding_linear_2",
+    "input_blocks_0_0": "conv_in",
+    "out_2": "conv_out",
+}
 _ORIGINAL_INNER = {
     "in_layers_2": "conv1",
     "out_layers_3": "conv2",
@@ -58,7 +92,8 @@ _ORIGINAL_INNER = {
 
 @dataclass(frozen=True)
 class Key:
-    """One tensor of a LoRA file: `layer` is PART.MODULE, role is down, up, mid or alpha."""
+    """One tensor of a LoRA file: `layer` is PART.MODULE; role is down, up, mid, alpha, magnitude,
+    bias, pair_bias, diff, or a factor's own name ("hada_w1_a", "lokr_w2" …)."""
 
     layer: str
     role: str
@@ -69,21 +104,41 @@ def parse(key: str) -> Key | None:
     """What a tensor's name says, or None for a name of no spelling known here."""
     for prefix, part in KOHYA_PREFIXES.items():
         if key.startswith(prefix):
-            flat, _, role = key.removeprefix(prefix).partition(".")
+            flat, _, tail = key.removeprefix(prefix).partition(".")
             module = unflatten(flat)
-            if module is None or role not in _KOHYA_ROLES:
-                return None
-            return Key(_layer(part, module), _KOHYA_ROLES[role], "kohya")
-    match = _DOTTED.fullmatch(key.removeprefix("base_model.model."))
+            role = tail if re.fullmatch(_FACTORS, tail) else _KOHYA_ROLES.get(tail)
+            return (
+                None if module is None or role is None else Key(_layer(part, module), role, "kohya")
+            )
+    for prefix, instead in DOTTED_PREFIXES.items():
+        if key.startswith(prefix):
+            key = instead + key.removeprefix(prefix)
+    match = _DOTTED.fullmatch(key)
     if match is None or key.startswith("lora_") or not _PATH.fullmatch(match["module"]):
         return None
     part, module = "unet", match["module"]
     for known in PARTS:
         if module.startswith(f"{known}."):
             part, module = known, module.removeprefix(f"{known}.")
-    role = next(role for role in ("down", "up", "alpha") if match[role])
-    layout = "peft" if ".lora_A" in key or ".lora_B" in key else "diffusers before PEFT"
-    return Key(_layer(part, _modern(module)), role, layout)
+    if part == "unet" and module.startswith((TEXT_PREFIX, "encoder.layers.")):
+        part = "text_encoder"
+    if part == "unet" and module.startswith(_ORIGINAL_FIRST):
+        original = unflatten(module.replace(".", "_"))
+        if original is None:
+            return None
+        module = original
+    role = next(role for role, found in match.groupdict().items() if found and role != "module")
+    if role == "factor":
+        role = match["factor"].removeprefix(".").removesuffix(".default")
+    return Key(_layer(part, _modern(module)), role, _layout(key))
+
+
+def _layout(key: str) -> str:
+    if ".lora_A" in key or ".lora_B" in key or ".lora_magnitude_vector" in key:
+        return "peft"
+    if re.search(_FACTORS, key):
+        return "LyCORIS"
+    return "ComfyUI" if re.search(r"\.lora_(down|up|mid)\.", key) else "diffusers before PEFT"
 
 
 def _layer(part: str, module: str) -> str:
@@ -116,7 +171,7 @@ def _from_original(flat: str) -> str:
     """Block names of the original Stable Diffusion 1.x / 2.x code (two layers a block)."""
     match = _ORIGINAL.fullmatch(flat)
     if match is None:
-        return flat
+        return _ORIGINAL_ENDS.get(flat, flat)
     side, index, inner, rest, middle, middle_rest = match.groups()
     if middle is not None:
         kind = {"0": "resnets_0", "1": "attentions_0", "2": "resnets_1"}.get(middle, middle)

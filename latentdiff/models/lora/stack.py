@@ -8,6 +8,7 @@ the model's dtype once; the originals are kept, so what is taken away leaves no 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from latentdiff.errors import UserError
 from latentdiff.models.bundle import Bundle
+from latentdiff.models.lora.changes import Change, Pair
 from latentdiff.models.lora.formats import LoraFile, read_lora
 from latentdiff.models.lora.metadata import PARTS, LoraMetadata
 from latentdiff.models.lora.names import TEXT_PREFIX
@@ -35,10 +37,11 @@ class LoraReport:
     unmatched: tuple[str, ...]
     base_matches: bool | None
     metadata: LoraMetadata = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What a user should know, a line each; empty when all is well."""
-        said = []
+        said = list(self.notes)
         if self.unmatched:
             more = ", …" if len(self.unmatched) > 3 else ""
             said.append(
@@ -81,23 +84,29 @@ class LoraStack:
         file = where if isinstance(where, LoraFile) else read_lora(where)
         scale = _checked_scale(scale)
         modules = self.layers()
-        matched = tuple(layer for layer in file.pairs if layer in modules)
+        matched = tuple(layer for layer in file.changes if layer in modules)
         if not matched:
+            made = (
+                f"is for {file.other_base}"
+                if file.other_base
+                else "was made for a model of another kind"
+            )
             raise UserError(
-                f"{file.path}: none of its {len(file.pairs)} layers is in this model, "
-                f"first {next(iter(file.pairs))}; it was made for a model of another kind"
+                f"{file.path}: none of its {len(file.changes)} layers is in this model, "
+                f"first {next(iter(file.changes))}; it {made}"
             )
         for layer in matched:
-            _fits(file, layer, modules[layer].weight)
+            _fits(file, layer, modules[layer])
         report = LoraReport(
             path=file.path,
             sha256=file.sha256,
             layout=file.layout,
             scale=scale,
             matched=matched,
-            unmatched=(*(n for n in file.pairs if n not in modules), *file.unknown),
+            unmatched=(*(n for n in file.changes if n not in modules), *file.unknown),
             base_matches=file.metadata.base_matches(self.bundle.hashes),
             metadata=file.metadata,
+            notes=file.notes,
         )
         self.reports.append(report)
         self._files.append(file)
@@ -117,7 +126,7 @@ class LoraStack:
     def unfuse(self) -> None:
         """Put the original weights back, bit by bit; the LoRAs stay known, for `fuse`."""
         self.fused = False
-        self._apply(tuple(self._originals))
+        self._apply(tuple({key.rpartition(".")[0] for key in self._originals}))
 
     def fuse(self) -> None:
         """Add the LoRAs to the weights again after `unfuse`."""
@@ -149,18 +158,36 @@ class LoraStack:
         """Make the weights of these layers anew from the originals and what is loaded."""
         modules = self.layers()
         for layer in layers:
-            weight = modules[layer].weight
-            original = self._originals.setdefault(layer, weight.detach().clone())
-            total = original.to(weight.device, torch.float32, copy=True)
-            changed = False
-            for file, report in zip(self._files, self.reports, strict=True):
-                if self.fused and report.scale and layer in file.pairs:
-                    delta = file.pairs[layer].delta(weight.device)
-                    total += report.scale * delta.reshape(total.shape)
-                    changed = True
-            if changed and not bool(torch.isfinite(total.to(weight.dtype)).all()):
-                raise UserError(f"{layer} overflows in {weight.dtype} with these LoRAs")
-            weight.copy_(total if changed else original)
+            changes = [
+                (report.scale, file.changes[layer])
+                for file, report in zip(self._files, self.reports, strict=True)
+                if self.fused and report.scale and layer in file.changes
+            ]
+            self._set(layer, "weight", modules[layer].weight, changes)
+            if f"{layer}.bias" in self._originals or any(
+                c.extras.bias is not None for _, c in changes
+            ):
+                self._set(layer, "bias", modules[layer].bias, changes)
+
+    def _set(
+        self, layer: str, name: str, target: Tensor, changes: Sequence[tuple[float, Change]]
+    ) -> None:
+        """Make a layer's weight or bias anew from its original and (scale, change) of each file."""
+        original = self._originals.setdefault(f"{layer}.{name}", target.detach().clone())
+        total = original.to(target.device, torch.float32, copy=True)
+        changed = False
+        for scale, change in changes:
+            if name == "bias":
+                bias = change.extras.bias
+                delta = None if bias is None else bias.to(target.device, torch.float32)
+            else:
+                delta = change.delta(target.device, original) if change.shape else None
+            if delta is not None:
+                total += scale * delta.reshape(total.shape)
+                changed = True
+        if changed and not bool(torch.isfinite(total.to(target.dtype)).all()):
+            raise UserError(f"{layer} overflows in {target.dtype} with these LoRAs")
+        target.copy_(total if changed else original)
 
 
 def load_lora(bundle: Bundle, where: str | Path | LoraFile, scale: float = 1.0) -> LoraReport:
@@ -186,19 +213,35 @@ def _checked_scale(scale: float) -> float:
     return float(scale)
 
 
-def _fits(file: LoraFile, layer: str, weight: Tensor) -> None:
-    """UserError unless the pair makes a change of the weight's shape.
+def _fits(file: LoraFile, layer: str, module: Any) -> None:
+    """UserError unless the change has the shape of the layer's weight.
 
     A 1x1 convolution and a linear layer are the same thing: Stable Diffusion 1.x and 2.x differ
     in which they use for `proj_in`, and so do the tools that write LoRAs.
     """
-    theirs, ours = file.pairs[layer].shape, tuple(weight.shape)
+    change = file.changes[layer]
+    theirs, ours = change.shape, tuple(module.weight.shape)
 
     def bare(shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[:2] if shape[2:] == (1, 1) else shape
 
-    if bare(theirs) != bare(ours):
+    flat = (ours[0], math.prod(ours[1:]))
+    if theirs and bare(theirs) not in (bare(ours), *([] if isinstance(change, Pair) else [flat])):
+        made = (
+            f"is for {file.other_base}"
+            if file.other_base
+            else "was made for a model of another size"
+        )
         raise UserError(
-            f"{file.path}: {layer} changes a weight {theirs}, this model's is {ours}; "
-            "it was made for a model of another size"
+            f"{file.path}: {layer} changes a weight {theirs}, this model's is {ours}; it {made}"
+        )
+    magnitude, bias = change.extras.magnitude, change.extras.bias
+    if magnitude is not None and magnitude.numel() not in ours[:2]:
+        raise UserError(
+            f"{file.path}: {layer} has magnitudes {tuple(magnitude.shape)} for a weight {ours}"
+        )
+    if bias is not None and (module.bias is None or module.bias.shape != bias.shape):
+        raise UserError(
+            f"{file.path}: {layer} changes a bias {tuple(bias.shape)}, which this model's layer "
+            "does not have; it cannot be merged exactly"
         )
