@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "debug": ("latentdiff.cli.debug", "replay the batch at which a training stopped, in float32"),
     "evaluate": ("latentdiff.cli.evaluate", "measure a model: alignment, autoencoder, blind test"),
     "data": ("latentdiff.cli.data", "check pictures before training; build and clean caches"),
+    "convert": ("latentdiff.cli.convert", "a model folder to a single file, or back"),
     "lora": ("latentdiff.cli.lora", "inspect, convert and merge LoRA files"),
     "scenes": ("latentdiff.cli.scenes", "look at, export and render the procedural scenes"),
 }

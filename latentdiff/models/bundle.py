@@ -18,6 +18,8 @@ from latentdiff.files.json_file import read_json
 from latentdiff.models import model_folder as folders
 from latentdiff.models.networks import load_network, refuse_code, save_network
 from latentdiff.models.preview import STABLE_DIFFUSION_1, Preview
+from latentdiff.models.single_file import read_single_file
+from latentdiff.models.vae_file import load_vae
 from latentdiff.schedulers.scheduler_config import (
     CONFIG_NAME,
     SchedulerConfig,
@@ -71,31 +73,68 @@ def load(
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
     variant: str | None = None,
+    vae: str | Path | None = None,
 ) -> Bundle:
-    """Load a Stable Diffusion 1.x / 2.x model in diffusers format, frozen and in eval mode.
+    """Load a Stable Diffusion 1.x / 2.x model, frozen and in eval mode.
 
-    name: "snowglobe", a folder, or a hub id (a local folder never touches the network).
-    dtype: of all networks; None keeps what is stored. variant: which of several sets of weights,
-    such as "fp16"; by default the plain one, or the only one there is.
+    name: "snowglobe", a folder in diffusers format, a single .safetensors file in the original
+    layout, or a hub id (what is local never touches the network). dtype: of all networks; None
+    keeps what is stored. variant: which of several sets of weights, such as "fp16", by default the
+    plain one, or the most exact there is; "ema" for the averaged ones in a single file. vae: a
+    file or a folder whose autoencoder stands in for the model's own.
     Raises UserError, one line, for anything missing, unexpected, damaged or of another kind.
     """
     located = folders.resolve(name, variant=variant)
     if located.path.is_file():
-        raise UserError(
-            f"{located.path} is a file; a model is a folder in diffusers format (with "
-            "model_index.json)"
-        )
-    bundle = _load_folder(located.path, dtype, device, variant)
+        bundle = _load_file(located.path, dtype, device, variant, vae)
+    else:
+        bundle = _load_folder(located.path, dtype, device, variant, vae)
     assert bundle.preview is None or bundle.preview.matrix
     return dataclasses.replace(bundle, notes=(*located.notes, *bundle.notes))
 
 
+def _load_file(
+    path: Path,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    variant: str | None,
+    vae: str | Path | None,
+) -> Bundle:
+    """A single file in the original layout."""
+    if variant not in (None, "ema"):
+        raise UserError(f"{path} has no variant {variant!r} of its weights; a file may have 'ema'")
+    file = read_single_file(path, dtype, ema=variant == "ema", with_vae=vae is None)
+    other = None if vae is None else load_vae(vae, dtype)
+    if file.vae is None and other is None:
+        raise UserError(f"{path} holds no autoencoder; give one by --vae FILE_OR_FOLDER")
+    hashes = dict.fromkeys(folders.NETWORKS, file.sha256)
+    return Bundle(
+        unet=file.unet.to(device),
+        vae=(file.vae if other is None else other.module).to(device),
+        text_encoder=file.text_encoder.to(device),
+        tokenizer=file.tokenizer,
+        scheduler_config=file.scheduler_config,
+        source=str(path),
+        hashes=hashes if other is None else hashes | {"vae": other.sha256},
+        notes=(*file.notes, *(other.notes if other is not None else ())),
+    )
+
+
 def _load_folder(
-    folder: Path, dtype: torch.dtype | None, device: torch.device | str, variant: str | None
+    folder: Path,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    variant: str | None,
+    vae: str | Path | None,
 ) -> Bundle:
     """A folder in diffusers format."""
     layout = folders.read_layout(folder, variant)
-    read = {part: load_network(folder / part, part, dtype, variant) for part in folders.NETWORKS}
+    read = {
+        part: load_vae(vae, dtype)
+        if part == "vae" and vae is not None
+        else load_network(folder / part, part, dtype, variant)
+        for part in folders.NETWORKS
+    }
     networks = {part: network.module.to(device) for part, network in read.items()}
     scheduler, changes = load_scheduler_config(folder, layout.scheduler_class)
     notes = [*layout.notes, *(note for network in read.values() for note in network.notes)]

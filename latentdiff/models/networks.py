@@ -274,7 +274,7 @@ def save_network(
         config = json.loads(module.to_json_string())
         config.pop("_name_or_path", None)
     for name, value in state.items():
-        if not bool(torch.isfinite(value).all()):
+        if not weights.finite(value):
             raise UserError(f"{part}: {name} holds NaN or infinity in {value.dtype}; not saved")
     write_json(folder / "config.json", config)
     weights.write_weights(folder, stem, state, max_shard_size)

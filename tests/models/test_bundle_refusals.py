@@ -227,7 +227,7 @@ def test_a_misspelled_name_is_answered_with_the_nearest() -> None:
 
 
 def test_a_file_is_no_model(folder: Path) -> None:
-    assert "is a file; a model is a folder" in refusal(folder / "model_index.json")
+    assert "is not a whole safetensors file" in refusal(folder / "model_index.json")
 
 
 def test_a_folder_without_an_index_is_no_model(folder: Path) -> None:
