@@ -17,7 +17,7 @@ class InfoConfig:
     """Which model."""
 
     model: tyro.conf.Positional[str] = "snowglobe"
-    """snowglobe, a folder in diffusers format, or a hub id."""
+    """snowglobe, a folder in diffusers format, a single .safetensors file, or a hub id."""
     accelerate_config: str | None = None
     """Print instead the path of a config for `accelerate launch --config_file`: gpu1, gpu8, nodes2
     (two machines), fsdp2 or cpu2 (two processes without a GPU)."""
@@ -36,16 +36,16 @@ def main(argv: Sequence[str]) -> int:
     from latentdiff.models import bundle as bundles
 
     bundle = bundles.load(config.model, dtype=None)
-    folder = Path(bundle.source)
-    print(f"{config.model}: {folder.resolve()}")
+    place = Path(bundle.source)
+    print(f"{config.model}: {place.resolve()}")
     print(f"\n{'part':<13} {'parameters':>11} {'on disk':>10}  stored    SHA-256 of the weights")
     for part in bundles.folders.NETWORKS:
         network = getattr(bundle, part)
         count = sum(p.numel() for p in network.parameters())
-        size = sum(file.stat().st_size for file in (folder / part).glob("*.safetensors"))
+        size = sum(p.numel() * p.element_size() for p in network.parameters())
         stored = str(next(network.parameters()).dtype).removeprefix("torch.")
         print(f"{part:<13} {count:>11,} {size / 1e6:>7.1f} MB  {stored:<9} {bundle.hashes[part]}")
-    for extra in sorted(p for p in folder.iterdir() if p.is_dir()):
+    for extra in sorted(p for p in place.iterdir() if p.is_dir()) if place.is_dir() else ():
         size = sum(file.stat().st_size for file in extra.rglob("*.safetensors"))
         if extra.name not in bundles.folders.NETWORKS and size:
             print(f"{extra.name:<13} {'':>11} {size / 1e6:>7.1f} MB")

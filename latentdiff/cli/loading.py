@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,8 @@ from latentdiff.cli.options import ModelOptions
 from latentdiff.cli.stages import Stages
 
 if TYPE_CHECKING:
+    from latentdiff.models.bundle import Bundle
+    from latentdiff.models.embedding import Embedding
     from latentdiff.models.lora.formats import LoraFile
     from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
@@ -24,16 +25,41 @@ def load(options: ModelOptions) -> TextToImagePipeline:
         dtype = devices.find_dtype(options.dtype, device)
         slow = None if options.dtype == "auto" else devices.slow_dtype_note(dtype, device)
         loras = read_loras(options.lora)
+        embeddings = read_embeddings(options.embedding)
+        from latentdiff.models import bundle as bundles
         from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            pipeline = TextToImagePipeline.from_pretrained(
-                options.model, dtype=dtype, device=device
-            )
-    print_notes([slow, *(str(w.message) for w in caught if w.category is UserWarning)])
+        bundle = bundles.load(
+            options.model, dtype=dtype, device=device, variant=options.variant, vae=options.vae
+        )
+    print_notes([slow, *bundle.notes])
+    pipeline = TextToImagePipeline(add_embeddings(bundle, embeddings))
     add_loras(pipeline, loras)
     return pipeline
+
+
+def add_embeddings(bundle: Bundle, embeddings: Sequence[Embedding]) -> Bundle:
+    """The model with the learned words, each printed with how it is written in prompts."""
+    if embeddings:
+        from latentdiff.models.embedding import add_embedding
+    for embedding in embeddings:
+        bundle = add_embedding(bundle, embedding)
+        tokens = len(embedding.vectors)
+        print(
+            f"embedding: {embedding.path.name} is written {embedding.token!r}, "
+            f"{tokens} token{'' if tokens == 1 else 's'}",
+            file=sys.stderr,
+        )
+    return bundle
+
+
+def read_embeddings(given: Sequence[str]) -> list[Embedding]:
+    """The learned words, read before the model is: a wrong one is told at once."""
+    if not given:
+        return []
+    from latentdiff.models.embedding import parse_embedding, read_embedding
+
+    return [read_embedding(*parse_embedding(text)) for text in given]
 
 
 def read_loras(given: Sequence[str]) -> list[tuple[LoraFile, float]]:

@@ -20,14 +20,26 @@ class ModelOptions:
     """Which model, and what computes it."""
 
     model: str = "snowglobe"
-    """snowglobe, a Stable Diffusion 1.x / 2.x folder in diffusers format, or a hub id."""
+    """snowglobe, a Stable Diffusion 1.x / 2.x folder in diffusers format, a single .safetensors
+    checkpoint, or a hub id OWNER/NAME[@REVISION][/FILE]."""
+    variant: str | None = None
+    """Which of several sets of weights, fp16 for example; ema for a single file's averaged ones."""
+    vae: str | None = None
+    """File or folder whose autoencoder stands in for the model's own."""
     lora: Annotated[
         tuple[str, ...],
         tyro.conf.UseAppendAction,
         tyro.conf.arg(metavar="FILE[:SCALE]"),
     ] = ()
-    """LoRA file (of diffusers or kohya), or a folder that holds one, and how strongly to apply it,
+    """LoRA file of any tool, a folder that holds one, or a hub id, and how strongly to apply it,
     1 by default: --lora owl.safetensors:0.8. May be given several times; they add up."""
+    embedding: Annotated[
+        tuple[str, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(metavar="FILE[:WORD]"),
+    ] = ()
+    """Learned word (textual inversion, .safetensors), and how to write it in prompts, by default
+    as the file says. May be given several times."""
     dtype: DtypeName = "auto"
     """Number type of the networks; auto is bfloat16 where the hardware computes in it. Latents and
     steps stay float32."""

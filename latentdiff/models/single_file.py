@@ -251,7 +251,8 @@ def write_single_file(bundle: Bundle, path: Path, *, dtype: torch.dtype | None =
     """Write a model as one file in the original layout; returns the path.
 
     dtype: of the weights, each as it is when None. Other programs read it by its names; its header
-    keeps the settings for reading it here without a guess. UserError for a network that has no place in that layout.
+    keeps the settings for reading it here without a guess. UserError for a network that has no
+    place in that layout.
     """
     tensors: dict[str, Tensor] = {}
     for part in ("unet", "vae"):

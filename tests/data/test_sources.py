@@ -215,7 +215,7 @@ def test_a_hub_name_offline_is_one_error(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ConnectionError("Couldn't reach 'nobody/nothing' on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(UserError, match="could not be had from the Hugging Face hub") as refused:
+    with pytest.raises(UserError, match="is not in the cache") as refused:
         open_source("nobody/nothing")
     assert "\n" not in str(refused.value)
 

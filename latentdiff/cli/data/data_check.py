@@ -129,6 +129,11 @@ def _of_model(
     from latentdiff.models import model_folder as folder
 
     model = folder.resolve(options.model).path
+    if model.is_file():
+        raise UserError(
+            f"{model} is a single file, whose settings are not read apart; make a folder of it: "
+            f"latentdiff convert {model.name} FOLDER"
+        )
     folder.read_layout(model)
     settings = {part: read_json(model / part / "config.json") for part in folder.NETWORKS}
     try:

@@ -21,6 +21,7 @@ from latentdiff.data.sources.listed import Listed
 from latentdiff.data.sources.metadata import CAPTION_COLUMNS
 from latentdiff.data.sources.packed import Captions, CaptionsBuilder, Problems, printable
 from latentdiff.errors import UserError, nearest
+from latentdiff.files import hub
 
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
 
@@ -179,23 +180,34 @@ def from_hub(
 ) -> DatasetSource:
     """A data set of the hub (or a copy in the local cache). Raises UserError, offline too."""
     split = split or "train"
+    hub_name = hub.parse(name)
+    if hub_name is None:
+        raise UserError(f"{name!r} is no name of a data set on the hub; expected owner/name")
+    fetched = hub.fetch(hub_name, _data_files, kind="dataset")
     with _quiet() as datasets:
         try:
-            table = datasets.load_dataset(name, split=split)
+            table = datasets.load_dataset(str(fetched.folder), split=split)
         except Exception as error:  # the client's errors, the network's, those of ill-made data
             raise UserError(_hub_words(name, split, error)) from error
     places = HubPlaces(name, str(getattr(table, "_fingerprint", "")))
     return _build(name, table, places, template, caption_column, image_column, need_captions)
 
 
+def _data_files(names: Sequence[str]) -> list[str]:
+    """Of a repository's files, those that hold or describe data: no code, weights or pickles."""
+    held = (".parquet", ".arrow", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".tar", ".zip")
+    pictures = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+    found = [n for n in names if n.lower().endswith((*held, *pictures))]
+    if not found:
+        raise UserError(f"it holds no data that is read here, of {len(names)} files")
+    return [*found, *(n for n in names if n == "README.md")]
+
+
 def _hub_words(name: str, split: str, error: Exception) -> str:
     words, kind = _first_line(error), type(error).__name__
     if "split" in words.lower():
         return f"{name}: {words}; name another by --split"
-    return (
-        f"{name!r} is no folder or file here, and could not be had from the Hugging Face hub "
-        f"({kind}: {words}). Check the path; offline, only data sets already in the cache open"
-    )
+    return f"the data of {name}, fetched from the hub, cannot be read ({kind}: {words})"
 
 
 def _first_line(error: BaseException) -> str:
