@@ -79,19 +79,18 @@ def fetch(name: HubName, choose: Choose, *, kind: Kind = "model") -> Fetched:
     line, for everything else: unknown, gated, another content than the hub names, no room.
     """
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
     if constants.HF_HUB_OFFLINE:
         return _from_cache(name, choose, kind, "HF_HUB_OFFLINE is set")
     try:
-        info = HfApi().repo_info(
+        info: Any = HfApi().repo_info(
             name.repo,
             revision=name.revision,
             repo_type=kind,
             timeout=SECONDS,
             files_metadata=True,
         )
-    except (HFValidationError, OfflineModeIsEnabled, *_client_errors()) as error:
+    except _client_errors() as error:
         if isinstance(error, OSError) and error.filename:
             raise _unwritable(name, error) from error
         if not _unreachable(error):

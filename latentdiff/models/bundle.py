@@ -116,6 +116,7 @@ def _load_file(
         scheduler_config=file.scheduler_config,
         source=str(path),
         hashes=hashes if other is None else hashes | {"vae": other.sha256},
+        card=file.card,
         notes=(*file.notes, *(other.notes if other is not None else ())),
     )
 

@@ -140,7 +140,7 @@ def _from_hub(name: hub.HubName, variant: str | None) -> Located:
             single = [n for n in names if n.endswith(".safetensors") and "/" not in n]
             hint = f"; perhaps {name.repo}/{single[0]} is meant" if single else ""
             raise UserError(f"{name} on the hub holds no model in diffusers format{hint}")
-        return wanted_files(names, str(name), variant)
+        return wanted_files(list(names), str(name), variant)
 
     fetched = hub.fetch(name, choose)
     return Located(fetched.folder / (name.file or ""), fetched.notes)

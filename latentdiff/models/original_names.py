@@ -81,8 +81,8 @@ def unet_name(name: str, config: Mapping[str, Any]) -> str | None:
         return None
     middle = _MIDDLE.fullmatch(name)
     if middle is not None:
-        kind, index, rest = middle.groups()
-        place = 2 * int(index) if kind == "resnets" else 1 + 2 * int(index)
+        kind, layer, rest = middle.groups()
+        place = 2 * int(layer) if kind == "resnets" else 1 + 2 * int(layer)
         return _inside(f"{UNET}middle_block.{place}", kind, rest)
     found = _BLOCK.fullmatch(name)
     if found is None:
@@ -121,9 +121,9 @@ def vae_name(name: str, config: Mapping[str, Any]) -> str | None:
         return f"{place}.{'downsample' if kind == 'downsamplers' else 'upsample'}.{rest}"
     middle = _VAE_MIDDLE.fullmatch(name)
     if middle is not None:
-        side, kind, index, rest = middle.groups()
+        side, kind, layer, rest = middle.groups()
         if kind == "resnets":
-            return f"{VAE}{side}.mid.block_{int(index) + 1}.{rest}"
+            return f"{VAE}{side}.mid.block_{int(layer) + 1}.{rest}"
         module, last = _split(rest)
         return f"{VAE}{side}.mid.attn_1.{_VAE_ATTENTION[module]}.{last}"
     if name.startswith(("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")):

@@ -43,7 +43,8 @@ those that predict ε: ComfyUI's rule (comfy/supported_models.py, SD20.model_typ
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class SingleFile:
-    """The parts that a file holds; vae is None where it has none inside."""
+    """The parts that a file holds; vae is None where it has none inside, card is empty where it
+    has none."""
 
     path: Path
     unet: Any
@@ -51,6 +52,7 @@ class SingleFile:
     text_encoder: Any
     tokenizer: CLIPTokenizer
     scheduler_config: SchedulerConfig
+    card: Mapping[str, Any]
     sha256: str
     notes: tuple[str, ...]
 
@@ -97,6 +99,7 @@ def read_single_file(
         **parts,
         tokenizer=_tokenizer(kind, configs, parts["text_encoder"]),
         scheduler_config=scheduler,
+        card=card if isinstance(card := configs.get("card"), dict) else {},
         sha256=sha256_file(path),
         notes=(*notes, *(f"{path}: {note}" for note in told)),
     )
@@ -286,6 +289,8 @@ def write_single_file(bundle: Bundle, path: Path, *, dtype: torch.dtype | None =
     tokenizer = _told_tokenizer(bundle.tokenizer)
     if tokenizer is not None:
         configs["tokenizer"] = tokenizer
+    if bundle.card:
+        configs["card"] = dict(bundle.card)
     predicted = scheduler.get("prediction_type", "epsilon")
     header = {
         "format": "pt",
