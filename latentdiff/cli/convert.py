@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     import torch
 
     from latentdiff.models import bundle as bundles
-    from latentdiff.models.single_file import write_single_file
+    from latentdiff.models.single_file_writer import write_single_file
 
     bundle = bundles.load(config.source, dtype=None, variant=config.variant, vae=config.vae)
     for note in bundle.notes:

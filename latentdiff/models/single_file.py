@@ -1,4 +1,4 @@
-"""Single-file checkpoints: Stable Diffusion in the original layout, read and written whole.
+"""Single-file checkpoints: Stable Diffusion in the original layout, read whole.
 
 Reading is as strict as with folders: safetensors only, every expected weight there with its
 shape, nothing fetched. What a file does not say (the tokenizer, the scheduler) is that of its
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gzip
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -19,21 +18,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from latentdiff.checkpoints.tensor_file import file_size, write_tensors
 from latentdiff.errors import UserError
-from latentdiff.files import atomic_path, sha256_file
+from latentdiff.files import sha256_file
 from latentdiff.models import original_names as original
 from latentdiff.models import weights
 from latentdiff.models.networks import TEXT_PREFIX, build_network, check_sizes
 from latentdiff.models.single_file_config import CLIP_BARE, HEADER, Shapes, configs_of, kind_of
 from latentdiff.models.tokenizer import END, START, WORD_END
-from latentdiff.schedulers.scheduler_config import SchedulerConfig, read_config, write_config
+from latentdiff.schedulers.scheduler_config import SchedulerConfig, read_config
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-    from latentdiff.models.bundle import Bundle
-
+TOKENIZER_MARKS = ("unk_token", "bos_token", "eos_token", "pad_token")
 PREDICTION_HEADER = "modelspec.prediction_type"
 _PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _WIDE_NORM = 0.09
@@ -97,7 +94,7 @@ def read_single_file(
     return SingleFile(
         path=path,
         **parts,
-        tokenizer=_tokenizer(kind, configs, parts["text_encoder"]),
+        tokenizer=_tokenizer(kind, configs),
         scheduler_config=scheduler,
         card=card if isinstance(card := configs.get("card"), dict) else {},
         sha256=sha256_file(path),
@@ -193,7 +190,7 @@ def _judged(shapes: Shapes, opened: Any) -> str:
 
 
 @functools.cache
-def _clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """CLIP's tokens and merges (openai/CLIP clip/simple_tokenizer.py)."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -210,7 +207,7 @@ def clip_tokenizer(kind: str) -> CLIPTokenizer:
     """The tokenizer of Stable Diffusion "1" (padded with the end mark) or "2" (with "!")."""
     from transformers import CLIPTokenizer
 
-    vocabulary, merges = _clip_vocabulary()
+    vocabulary, merges = clip_vocabulary()
     return CLIPTokenizer(
         vocab=dict(vocabulary),
         merges=list(merges),
@@ -222,7 +219,8 @@ def clip_tokenizer(kind: str) -> CLIPTokenizer:
     )
 
 
-def _tokenizer(kind: str, configs: Mapping[str, Any], text_encoder: Any) -> CLIPTokenizer:
+def _tokenizer(kind: str, configs: Mapping[str, Any]) -> CLIPTokenizer:
+    """The tokenizer that the header holds, or CLIP's own."""
     from transformers import CLIPTokenizer
 
     told = configs.get("tokenizer")
@@ -230,79 +228,14 @@ def _tokenizer(kind: str, configs: Mapping[str, Any], text_encoder: Any) -> CLIP
         return clip_tokenizer(kind)
     try:
         merges = [(left, right) for left, right in told["merges"]]
-        return CLIPTokenizer(vocab=dict(told["vocab"]), merges=merges, **told["settings"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the file's own tokenizer cannot be read ({error})") from error
-
-
-def _told_tokenizer(tokenizer: CLIPTokenizer) -> dict[str, Any] | None:
-    """A tokenizer's content for the header; None for CLIP's own, which needs none."""
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    names = ("unk", "bos", "eos", "pad")
-    settings = {f"{name}_token": getattr(tokenizer, f"{name}_token") for name in names}
-    settings["model_max_length"] = int(tokenizer.model_max_length)
-    if model["vocab"] == _clip_vocabulary()[0]:
-        for kind in ("1", "2"):
-            own = clip_tokenizer(kind)
-            if all(getattr(own, name) == value for name, value in settings.items()):
-                return None
-    merges = [m.split(" ") if isinstance(m, str) else list(m) for m in model["merges"]]
-    return {"vocab": model["vocab"], "merges": merges, "settings": settings}
-
-
-def write_single_file(bundle: Bundle, path: Path, *, dtype: torch.dtype | None = None) -> Path:
-    """Write a model as one file in the original layout; returns the path.
-
-    dtype: of the weights, each as it is when None. Other programs read it by its names; its header
-    keeps the settings for reading it here without a guess. UserError for a network that has no
-    place in that layout.
-    """
-    tensors: dict[str, Tensor] = {}
-    for part in ("unet", "vae"):
-        network = getattr(bundle, part)
-        for name, tensor in network.state_dict().items():
-            there = original.NAMES[part](name, network.config)
-            if there is None:
-                raise UserError(
-                    f"this model's {part} has no place in the original layout ({name}); "
-                    "it stays a folder"
-                )
-            tensors[there] = original.square(tensor, there)
-    text = bundle.text_encoder
-    bare = {name.removeprefix(TEXT_PREFIX): tensor for name, tensor in text.state_dict().items()}
-    open_clip = text.config.hidden_act == "gelu"
-    if open_clip:
-        tensors |= original.to_open_clip(bare, int(text.config.num_hidden_layers))
-    else:
-        tensors |= {original.clip_name(name, {}) or "": tensor for name, tensor in bare.items()}
-    tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in tensors.items()}
-    for name, tensor in tensors.items():
-        if not weights.finite(tensor):
-            raise UserError(f"{name} holds NaN or infinity in {tensor.dtype}; not written")
-    scheduler = write_config(bundle.scheduler_config)
-    configs: dict[str, Any] = {
-        "unet": _settings(bundle.unet),
-        "vae": _settings(bundle.vae),
-        "text_encoder": bundle.text_encoder.config.to_diff_dict(),
-        "scheduler": scheduler,
-    }
-    tokenizer = _told_tokenizer(bundle.tokenizer)
-    if tokenizer is not None:
-        configs["tokenizer"] = tokenizer
-    if bundle.card:
-        configs["card"] = dict(bundle.card)
-    predicted = scheduler.get("prediction_type", "epsilon")
-    header = {
-        "format": "pt",
-        HEADER: json.dumps(configs, sort_keys=True),
-        PREDICTION_HEADER: "v" if predicted == "v_prediction" else str(predicted),
-        "modelspec.architecture": f"stable-diffusion-v{2 if open_clip else 1}",
-    }
-    with atomic_path(path, size=file_size(tensors, header)) as temporary:
-        write_tensors(temporary, tensors, header)
-    return path
-
-
-def _settings(network: Any) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(network.to_json_string())
-    return {key: value for key, value in content.items() if not key.startswith("_")}
+        marks = {n: str(told["settings"][n]) for n in TOKENIZER_MARKS}
+        return CLIPTokenizer(
+            vocab=dict(told["vocab"]),
+            merges=merges,
+            model_max_length=int(told["settings"]["model_max_length"]),
+            **marks,
+        )
+    except Exception as error:  # the library's own are of many kinds
+        raise UserError(
+            f"the file's own tokenizer cannot be read ({weights.first_line(error)[:200]})"
+        ) from error

@@ -14,7 +14,7 @@ from conftest import Run
 from loopback import LoopbackHub, files_of
 from PIL import Image
 
-from latentdiff.models.single_file import write_single_file
+from latentdiff.models.single_file_writer import write_single_file
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
 from latentdiff.models import original_names as original
 from latentdiff.models.bundle import Bundle
-from latentdiff.models.single_file import clip_tokenizer, write_single_file
+from latentdiff.models.single_file import clip_tokenizer
+from latentdiff.models.single_file_writer import write_single_file
 from latentdiff.models.vae_file import load_vae
 
 PARTS = ("unet", "vae", "text_encoder")
