@@ -6,7 +6,7 @@ progress, previews and stopping early come for free. It does no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,8 +65,11 @@ def denoise(
     context: Tensor,
     noise: Noise | None = None,
     steps: Sequence[Step] | None = None,
-) -> Iterator[DenoisingStep]:
+) -> Generator[DenoisingStep, Tensor | None, None]:
     """Walk x_T (B, C, h, w) along the scheduler's grid, yielding after every step.
+
+    A tensor that is sent back (`walk.send(x)`) takes the place of the step's x: repainting, and
+    whoever steers latents from outside, change the walk so.
 
     x_T: the sample at the first step's t, already multiplied by `scheduler.init_noise_sigma`.
     context: what the denoiser is told, (B, L, D), or (2B, L, D) for a guided one.
@@ -87,9 +90,12 @@ def denoise(
         drawn = noise() if noise is not None and scheduler.needs_noise(step) else None
         result = scheduler.step(prediction, x, step, drawn)
         x, then = result.x, result.then
-        yield DenoisingStep(index, len(grid), step.t, x, result.x_0)
+        sent = yield DenoisingStep(index, len(grid), step.t, x, result.x_0)
         if result.done:
             return
+        if sent is not None:
+            assert sent.shape == x.shape, (sent.shape, x.shape)
+            x = sent.to(device=x.device, dtype=x.dtype)
 
 
 def check_finite(

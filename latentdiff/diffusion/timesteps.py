@@ -90,21 +90,24 @@ def from_timesteps(timesteps: Sequence[int], *, num_train_timesteps: int) -> tup
     return tuple(Step(t, t_prev, index) for index, (t, t_prev) in enumerate(pairs))
 
 
-def with_strength(steps: Sequence[Step], strength: float) -> tuple[Step, ...]:
+def with_strength(
+    steps: Sequence[Step], strength: float, *, asked: int | None = None, order: int = 1
+) -> tuple[Step, ...]:
     """The last min(⌊n·strength⌋, n) steps of a grid: a start from a half-noised picture.
 
-    strength in (0, 1]; 1 keeps the whole grid (diffusers' image-to-image rule). Raises UserError
-    when it is outside or leaves no step.
+    strength in (0, 1]; 1 keeps the whole grid (diffusers' image-to-image rule). asked: n, where the
+    grid is longer than what was asked for; order: entries of the grid for each of those steps.
+    Raises UserError when strength is outside or leaves no step.
     """
     if not 0.0 < strength <= 1.0:
         raise UserError(f"strength must lie in (0, 1], found {strength}")
-    kept = min(int(len(steps) * strength), len(steps))
+    n = len(steps) if asked is None else asked
+    kept = min(int(n * strength), n)
     if kept == 0:
         raise UserError(
-            f"strength {strength} of {len(steps)} steps leaves none: "
-            f"use at least {1 / len(steps):.3g} or more steps"
+            f"strength {strength} of {n} steps leaves none: use at least {1 / n:.3g} or more steps"
         )
-    return tuple(steps[len(steps) - kept :])
+    return tuple(steps[(n - kept) * order :])
 
 
 def reverse(steps: Sequence[Step]) -> tuple[Step, ...]:

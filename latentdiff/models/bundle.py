@@ -58,6 +58,11 @@ class Bundle:
         check_fit(self)
 
     @property
+    def repaints(self) -> bool:
+        """Whether the U-Net sees x_t, a mask and a picture's latents: an inpainting checkpoint."""
+        return int(self.unet.config.in_channels) != int(self.vae.config.latent_channels)
+
+    @property
     def preview(self) -> Preview | None:
         """The latent-to-RGB matrix: the model's own, Stable Diffusion's for its kind, or none."""
         channels = int(self.vae.config.latent_channels)
@@ -214,10 +219,11 @@ def check_fit(bundle: Bundle) -> None:
     """UserError unless the parts fit together."""
     unet, vae, text = bundle.unet.config, bundle.vae.config, bundle.text_encoder.config
     channels = int(vae.latent_channels)
-    if unet.in_channels != channels or unet.out_channels != channels:
+    if unet.in_channels not in (channels, 2 * channels + 1) or unet.out_channels != channels:
         raise UserError(
             f"the U-Net takes {unet.in_channels} and gives {unet.out_channels} channels, the "
-            f"autoencoder's latents have {channels}: no text-to-image model (perhaps inpainting)"
+            f"autoencoder's latents have {channels}: neither a text-to-image model nor an "
+            f"inpainting model, which takes {2 * channels + 1}"
         )
     if unet.cross_attention_dim != text.hidden_size:
         raise UserError(

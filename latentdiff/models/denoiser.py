@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,6 +55,27 @@ class Denoiser:
         return self.unet.device
 
 
+class WithChannels:
+    """A denoiser that is shown more than the sample: the mask and the picture of an inpainting
+    checkpoint (Rombach et al. 2022, section 4.5; channels as in Stable Diffusion's)."""
+
+    def __init__(
+        self, denoiser: Callable[[Tensor, Tensor | int, Tensor], Tensor], channels: Tensor
+    ) -> None:
+        """channels: (B, c, h, w), put behind x_t's; guidance may be inside `denoiser`."""
+        self.denoiser = denoiser
+        self.channels = channels
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What the network computes in, if it says so."""
+        return getattr(self.denoiser, "dtype", None)
+
+    def __call__(self, x_t: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
+        """Prediction (B, C, h, w) for noisy latents x_t (B, C, h, w)."""
+        return self.denoiser(torch.cat([x_t, self.channels.to(x_t)], dim=1), t, context)
+
+
 def predict(
     unet: Any, x_t: Tensor, t: Tensor, context: Tensor, context_mask: Tensor | None = None
 ) -> Tensor:
@@ -72,7 +94,7 @@ def predict(
         )[0]
         return found
     lengths = context_mask.sum(dim=1)
-    out = torch.empty_like(x_t)
+    out = x_t.new_empty(x_t.shape[0], int(unet.config.out_channels), *x_t.shape[2:])
     for length in lengths.unique().tolist():
         rows = lengths == length
         some = unet(

@@ -77,6 +77,7 @@ class ForeignScheduler:
         self.prediction_type: str = prediction_type
         self._settings: dict[str, Any] = {} if eta is None else {"eta": eta}
         self.name: str = type(scheduler).__name__
+        self.order = int(getattr(scheduler, "order", 1))
         listed = [_number(t) for t in scheduler.timesteps.tolist()]
         self._grid = tuple(
             Step(t, t_prev, index)
@@ -98,6 +99,17 @@ class ForeignScheduler:
         active = self._at(step)
         scaled: Tensor = active.scale_model_input(x, active.timesteps[step.index])
         return scaled
+
+    def signal_and_noise(self, step: Step) -> tuple[float, float]:
+        """What `add_noise` makes of data and of noise at this step."""
+        fresh = copy.deepcopy(self._fresh)
+        if hasattr(fresh, "set_begin_index"):
+            fresh.set_begin_index(step.index)
+        if not hasattr(fresh, "add_noise"):
+            raise UserError(f"{self.name} cannot start from a picture; use another scheduler")
+        one, none = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+        at = fresh.timesteps[step.index : step.index + 1]
+        return float(fresh.add_noise(one, none, at)), float(fresh.add_noise(none, one, at))
 
     def needs_noise(self, step: Step) -> bool:
         """Whether the scheduler draws noise in this step; found by rehearsal."""

@@ -49,6 +49,9 @@ class Scheduler(Protocol):
     def needs_noise(self, step: Step) -> bool:
         """Whether `step(…)` will want fresh noise."""
 
+    def signal_and_noise(self, step: Step) -> tuple[float, float]:
+        """(a, s) of the sample at step.t: a · x_0 + s · ε, in the scheduler's own scaling."""
+
     def step(
         self, prediction: Tensor, x: Tensor, step: Step, noise: Tensor | None = None
     ) -> StepResult:
