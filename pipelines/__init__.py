@@ -10,22 +10,33 @@ if TYPE_CHECKING:
     from latentdiff.pipelines.png import read_recipe
     from latentdiff.pipelines.recipe import Recipe
     from latentdiff.pipelines.request import Request
+    from latentdiff.pipelines.request_records import Blend, Inpaint, Inversion, Source, Upscale
     from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
 _HOMES = {
+    "Blend": "request_records",
+    "Inpaint": "request_records",
+    "Inversion": "request_records",
     "Picture": "batch",
     "Recipe": "recipe",
     "Request": "request",
+    "Source": "request_records",
     "TextToImagePipeline": "text_to_image",
     "TextToImageResult": "batch",
+    "Upscale": "request_records",
     "read_recipe": "png",
 }
 __all__ = [
+    "Blend",
+    "Inpaint",
+    "Inversion",
     "Picture",
     "Recipe",
     "Request",
+    "Source",
     "TextToImagePipeline",
     "TextToImageResult",
+    "Upscale",
     "read_recipe",
 ]
 

@@ -45,6 +45,11 @@ def without_effect(geometry: Geometry, requests: Sequence[Request]) -> list[str]
                 ] = None
             if r.guidance_scale != 1.0:
                 lines[f"guidance scale {r.guidance_scale:g} draws what 1 draws: no guidance"] = None
+        if r.source is not None and (strength := r.source.strength) is not None and strength < 1:
+            asked = r.num_inference_steps or 0
+            lines[f"strength {strength:g}: {int(asked * strength)} of {asked} steps are walked"] = (
+                None
+            )
         if own is not None and (r.height, r.width) != own:
             lines[
                 f"the model was made for {own[1]} x {own[0]} pixels; {r.width} x {r.height} may "

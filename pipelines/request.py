@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from latentdiff import config as configs
 from latentdiff.conditioning.settings import Guidance, Long
 from latentdiff.errors import UserError, unknown_name
+from latentdiff.pipelines.request_records import Blend, Source, Upscale
 from latentdiff.schedulers import names
 from latentdiff.seeding import check_image_seed
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from latentdiff.schedulers.protocol import Scheduler
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Number of the JSON form; it grows when a key changes its meaning."""
 MAX_PIXELS = 4096 * 4096
-PER_PICTURE = ("prompt", "negative_prompt", "seed", "given")
+PER_PICTURE = ("prompt", "negative_prompt", "seed", "blend", "given")
 """Fields in which the pictures of one batch may differ."""
 
 
@@ -36,18 +38,24 @@ class Given:
     """What only Python can hand over; no file keeps it, only its name.
 
     latents: x_T of this picture, (C, h, w), of unit variance, in place of the
-    seed's first draw. scheduler: a ready one, in place of name, steps and eta. lost: the names of
-    what a stored request was drawn with and JSON could not keep.
+    seed's first draw. scheduler: a ready one, in place of name, steps and eta. image, mask: in
+    place of the files of `Source` and `Inpaint`. prompt_embeds, negative_prompt_embeds: contexts
+    (L, D) in place of encoded prompts. lost: the names of what a stored request was drawn with and
+    JSON could not keep.
     """
 
     latents: Tensor | None = None
     scheduler: Scheduler | None = None
+    image: Image.Image | None = None
+    mask: Image.Image | None = None
+    prompt_embeds: Tensor | None = None
+    negative_prompt_embeds: Tensor | None = None
     lost: tuple[str, ...] = ()
 
     def names(self) -> list[str]:
         """What is given, for the recipe."""
-        held = [name for name in ("latents", "scheduler") if getattr(self, name) is not None]
-        return [*held, *self.lost]
+        own = (field.name for field in dataclasses.fields(self) if field.name != "lost")
+        return [*(name for name in own if getattr(self, name) is not None), *self.lost]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +75,8 @@ class Request:
     height: int | None = None
     """Pixels."""
     num_inference_steps: int | None = None
+    timesteps: tuple[int, ...] | None = None
+    """An explicit falling list, in place of a number of steps."""
     guidance_scale: float | None = None
     """Imagen's w: at 1 or below there is no guidance."""
     guidance_rescale: float = 0.0
@@ -79,13 +89,22 @@ class Request:
     """Last layers of the text encoder that are left out, as diffusers counts."""
     long_prompts: Long = "truncate"
     """Prompts over the text encoder's limit: cut there, or encoded in pieces side by side."""
+    source: Source | None = None
+    """A picture to start from, whole or to repaint in parts."""
+    blend: Blend | None = None
+    """Another seed or prompt, and how far to go towards it."""
+    upscale: Upscale | None = None
+    """Draw it larger in a second pass."""
+    decode_tile: int | None = None
+    """Pixels of the tiles in which the decoder's largest layers work, to save memory; the picture
+    is the same within 1e-4."""
     given: Given | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
             if not isinstance(getattr(self, name), str):
                 raise UserError(f"{name} is {getattr(self, name)!r}; a text was expected")
-        for name in ("seed", "width", "height", "num_inference_steps", "clip_skip"):
+        for name in ("seed", "width", "height", "num_inference_steps", "clip_skip", "decode_tile"):
             self._set(name, _whole(name, getattr(self, name)))
         for name in ("guidance_scale", "guidance_rescale", "eta"):
             self._set(name, _number(name, getattr(self, name)))
@@ -113,9 +132,27 @@ class Request:
             raise UserError(f"clip_skip {self.clip_skip} is out of range; expected 0 or more")
         if self.long_prompts not in ("truncate", "chunk"):
             raise unknown_name("long_prompts", str(self.long_prompts), ("truncate", "chunk"))
+        if self.decode_tile is not None and self.decode_tile < 64:
+            raise UserError(f"decode_tile {self.decode_tile} is too small; expected 64 or more")
+        if (
+            self.upscale is not None
+            and self.source
+            and (self.source.inpaint or self.source.inversion)
+        ):
+            raise UserError(
+                "a second, larger pass draws over the whole picture; repaint or edit first, then "
+                "upscale what came out"
+            )
         self._check_scheduler()
 
     def _check_scheduler(self) -> None:
+        if self.timesteps is not None:
+            self._set("timesteps", tuple(_whole("timesteps", t) for t in self.timesteps))
+            if self.num_inference_steps not in (None, len(self.timesteps)):
+                raise UserError(
+                    f"{self.num_inference_steps} steps and {len(self.timesteps)} timesteps were "
+                    "given; give one"
+                )
         if self.scheduler is not None:
             names.canonical(self.scheduler)
         ready = self.given is not None and self.given.scheduler is not None
@@ -165,7 +202,8 @@ class Request:
         return (
             *(getattr(self, name) for name in shared),
             id(given.scheduler),
-            given.latents is not None,
+            *(x is not None for x in (given.latents, given.image, given.prompt_embeds)),
+            *((id(given.image), id(given.mask)) if self.source and self.source.inpaint else ()),
         )
 
 

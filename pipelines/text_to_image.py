@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -13,6 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import latentdiff.pipelines.embeds as embeds
+import latentdiff.pipelines.planning as planning
+import latentdiff.pipelines.tiling as tiling
+import latentdiff.pipelines.upscaling as upscaling
 from latentdiff.conditioning.guidance import GuidedDenoiser, Predict
 from latentdiff.conditioning.text import Long, context_mask, encode, encode_prompts, tokenize
 from latentdiff.errors import UserError
@@ -31,12 +35,16 @@ from latentdiff.pipelines.batch import (
     in_order,
     warn_of,
 )
+from latentdiff.pipelines.blending import blended, far_end
+from latentdiff.pipelines.legs import advance, walk
 from latentdiff.pipelines.notes import dropped_words, lost
+from latentdiff.pipelines.planning import Parts
 from latentdiff.pipelines.recipe import Recipe
 from latentdiff.pipelines.request import Given, Request, as_list, draw_seed, several, with_latents
+from latentdiff.pipelines.request_records import Blend, Inpaint, Source, Upscale
+from latentdiff.pipelines.sources import canvas_of
 from latentdiff.pixels import to_images
-from latentdiff.sampling import SeededNoise, check_finite, denoise
-from latentdiff.schedulers import interop
+from latentdiff.sampling import check_finite
 from latentdiff.schedulers.protocol import Scheduler
 
 DEFAULT_STEPS = 50
@@ -44,8 +52,9 @@ DEFAULT_GUIDANCE = 7.5
 DEFAULT_BATCH = 4
 DECODE_AT_ONCE = 8
 
-OnStep = Callable[[PipelineStep], None]
-"""Called after every step, for progress and previews; what it raises stops the drawing."""
+OnStep = Callable[[PipelineStep], Tensor | None]
+"""Called after every step, for progress and previews; what it raises stops the drawing, latents
+that it returns take the place of the step's."""
 
 
 class TextToImagePipeline:
@@ -59,6 +68,7 @@ class TextToImagePipeline:
         self.bundle = bundle
         self.autoencoder = Autoencoder(bundle.vae)
         self.geometry = geometry.of_configs(bundle.vae.config, bundle.unet.config)
+        self.parts = Parts(bundle, self.autoencoder, self.geometry)
         self.loras = LoraStack(bundle)
 
     @classmethod
@@ -78,19 +88,26 @@ class TextToImagePipeline:
         warn_of(bundle.notes, stacklevel=2)
         return cls(bundle)
 
-    def load_lora(self, where: str | Path, scale: float = 1.0) -> LoraReport:
+    def load_lora(
+        self,
+        where: str | Path,
+        scale: float = 1.0,
+        *,
+        blocks: Mapping[str, float] | None = None,
+    ) -> LoraReport:
         """Add a LoRA file to the weights, `scale` times, on top of those already loaded.
 
         The bundle's networks change in place. `self.loras` sets scales, takes LoRAs out again and
-        leaves the weights as they were, bit by bit. What the user should know is warned of.
+        leaves the weights as they were, bit by bit. blocks: scales of parts of the model on top
+        ("unet.up_blocks.1" → 0.5). What the user should know is warned of.
         """
-        report = self.loras.load(where, scale)
+        report = self.loras.load(where, scale, blocks=blocks)
         warn_of(report.lines(), stacklevel=2)
         return report
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] = "",
         *,
         negative_prompt: str | Sequence[str] = "",
         num_images_per_prompt: int = 1,
@@ -105,6 +122,15 @@ class TextToImagePipeline:
         eta: float = 0.0,
         clip_skip: int = 0,
         long_prompts: Long = "truncate",
+        timesteps: Sequence[int] | None = None,
+        source: Source | None = None,
+        blend: Blend | None = None,
+        upscale: Upscale | None = None,
+        decode_tile: int | None = None,
+        image: Image.Image | None = None,
+        mask: Image.Image | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
         latents: Tensor | None = None,
         on_step: OnStep | None = None,
     ) -> TextToImageResult:
@@ -113,9 +139,13 @@ class TextToImagePipeline:
         The arguments are the fields of `Request`, and besides: negative_prompt: one, or one each.
         num_images_per_prompt: pictures for each prompt. seed: of the first picture, the k-th has
         seed + k; seeds: one a picture; neither: drawn, and reported. scheduler: a name ("ddim",
-        "ddpm", "euler", "dpmsolver++", "unipc", a diffusers class …) or a ready one. latents: x_T
-        (B, C, h, w) of unit variance in place of the seeds' first draw. on_step: see `draw`.
+        "ddpm", "euler", "dpmsolver++", "unipc", a diffusers class …) or a ready one. image, mask:
+        in place of files of `source`, which they call up. prompt_embeds, negative_prompt_embeds:
+        contexts (L, D), or (B, L, D), in place of prompts. latents: x_T (B, C, h, w) of unit
+        variance in place of the seeds' first draw. on_step: see `draw`.
         """
+        if source is None and image is not None:
+            source = Source(inpaint=None if mask is None else Inpaint())
         ready = None if scheduler is None or isinstance(scheduler, str) else scheduler
         template = Request(
             prompt="",
@@ -129,17 +159,27 @@ class TextToImagePipeline:
             eta=eta,
             clip_skip=clip_skip,
             long_prompts=long_prompts,
-            given=None if ready is None else Given(scheduler=ready),
+            timesteps=None if timesteps is None else tuple(timesteps),
+            source=source,
+            blend=blend,
+            upscale=upscale,
+            decode_tile=decode_tile,
+            given=Given(scheduler=ready, image=image, mask=mask),
         )
+        prompts = as_list(prompt)
+        if prompt == "" and prompt_embeds is not None and prompt_embeds.ndim == 3:
+            prompts = [""] * len(prompt_embeds)
         requests = several(
             template,
-            as_list(prompt),
+            prompts,
             negative_prompts=as_list(negative_prompt),
             num_images_per_prompt=num_images_per_prompt,
             seeds=seeds,
         )
         if latents is not None:
             requests = with_latents(requests, latents)
+        if prompt_embeds is not None or negative_prompt_embeds is not None:
+            requests = embeds.given_embeds(requests, prompt_embeds, negative_prompt_embeds)
         dropped = dropped_words(self.bundle.tokenizer, requests)
         warn_of(lost(dropped), stacklevel=2)
         pictures = tuple(self.draw(requests, batch_size=len(requests), on_step=on_step))
@@ -160,25 +200,40 @@ class TextToImagePipeline:
 
         All requests are checked when this is called; then pictures come in the requests' order,
         those that can share a batch drawn together, at most `batch_size` at once. Each equals the
-        one drawn alone. on_step: called after every step of a batch. Leaving the iterator, or an
-        error from `on_step`, stops the drawing. Raises UserError for what cannot be done.
+        one drawn alone. on_step: called after every step of a batch; latents that it returns take
+        the place of the step's. Leaving the iterator, or an error from `on_step`, stops the
+        drawing. Raises UserError for what cannot be done.
         """
         resolved = self.resolve(requests)
         parts = batches(resolved, batch_size)
         return in_order(((part, self._draw(part, on_step)) for part in parts), len(resolved))
 
     def _draw(self, batch: Batch, on_step: OnStep | None) -> list[Picture]:
-        for step in self.walk(batch):
+        steps = self.walk(batch)
+        step, changed = next(steps, None), None
+        while step is not None:
             latents = step.latents
-            if on_step is not None:
-                on_step(step)
-        images = self.decode(latents)
+            if on_step is not None and (changed := on_step(step)) is not None:
+                latents = changed
+            step = advance(steps, changed)
+        images = self.decode(latents, batch.shared.decode_tile)
+        if batch.shared.source is not None:
+            images = [
+                canvas_of(request, self.geometry).paste(image)
+                for request, image in zip(batch.requests, images, strict=True)
+            ]
+        if batch.shared.upscale is not None:
+            second = upscaling.second_pass(batch, images, self.geometry)
+            drawn = self._draw(second, on_step)
+            images, latents = [p.image for p in drawn], torch.stack([p.latents for p in drawn])
         return [
             Picture(image=image, latents=row, recipe=self.recipe(request))
             for image, row, request in zip(images, latents, batch.requests, strict=True)
         ]
 
-    def stream(self, requests: Request | Sequence[Request]) -> Iterator[PipelineStep]:
+    def stream(
+        self, requests: Request | Sequence[Request]
+    ) -> Generator[PipelineStep, Tensor | None, None]:
         """The walk of one batch, yielding after every step; it can be left at any of them.
 
         The requests are checked when this is called, and must be of one size, scheduler and so on.
@@ -193,46 +248,35 @@ class TextToImagePipeline:
             )
         return self.walk(parts[0])
 
-    def walk(self, batch: Batch) -> Iterator[PipelineStep]:
-        """Context, noise and steps of a batch of resolved requests; `decode` is what follows."""
-        request, device = batch.shared, self.bundle.unet.device
-        assert request.height is not None and request.width is not None
+    def walk(self, batch: Batch) -> Generator[PipelineStep, Tensor | None, None]:
+        """The steps of a batch of resolved requests; latents that are sent back replace a step's.
 
-        # 1. Context: what the prompts mean to the network, the negative ones first.
-        context, mask = self._context(batch)
-        denoiser: Predict = Denoiser(
-            self.bundle.unet, self.bundle.scheduler_config.prediction_type, mask
-        )
-        if request.guidance.active:
-            denoiser = GuidedDenoiser(denoiser, request.guidance)
-
-        # 2. Noise: x_T of unit variance, each picture's from its own seed.
-        shape = self.geometry.latent_shape(request.height, request.width)
-        noise = SeededNoise(batch.seeds, shape, device)
-        given = [r.given.latents for r in batch.requests if r.given and r.given.latents is not None]
-        unit = torch.stack(given).to(device, torch.float32) if given else noise.draw()
-
-        # 3. Steps: from x_T to x_0, by the scheduler.
-        scheduler = self._scheduler(request)
-        x_T = unit * scheduler.init_noise_sigma
-        steps = denoise(denoiser, scheduler, x_T, context=context, noise=noise.draw)
+        A batch with an upscale is walked once: the first, small pass.
+        """
+        plan = planning.plan(self.parts, batch, self._condition)
+        steps = walk(plan.x, plan.legs, plan.noise.draw)
         preview, factor = self.bundle.preview, self.geometry.factor
-        while True:
-            # Not held across a yield: the caller's own code between steps keeps its gradients.
-            with torch.no_grad():
-                step = next(steps, None)
-            if step is None:
-                return
-            yield PipelineStep(
-                step.index, step.total, step.t, step.x, step.x_0, batch.places, preview, factor
+        step, sent = next(steps, None), None
+        while step is not None:
+            x, x_0 = step.x.float(), step.x_0.float()
+            sent = yield PipelineStep(
+                step.index, step.total, step.t, x, x_0, batch.places, preview, factor
             )
+            step = advance(steps, sent)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of scaled latents (B, C, h, w); UserError when the decoder gives NaN."""
+    def decode(self, latents: Tensor, tile: int | None = None) -> list[Image.Image]:
+        """Pictures of scaled latents (B, C, h, w); UserError when the decoder gives NaN.
+
+        tile: pixels of the tiles in which the decoder's largest layers work (`tiling.decode`).
+        """
         images: list[Image.Image] = []
         for part in latents.split(DECODE_AT_ONCE):
-            pixels = self.autoencoder.decode(part.to(self.autoencoder.dtype))
+            part = part.to(self.autoencoder.dtype)
+            if tile is None:
+                pixels = self.autoencoder.decode(part)
+            else:
+                pixels = tiling.decode(self.autoencoder, part, tile)
             check_finite(pixels, "the autoencoder's decoder", "while decoding")
             images += to_images(pixels)
         return images
@@ -245,7 +289,7 @@ class TextToImagePipeline:
             resolved = self._resolve(request)
             key = resolved.batch_key()
             if key not in checked:  # a scheduler's tables are built once a kind, not a picture
-                self._scheduler(resolved)
+                planning.scheduler_of(resolved, self.bundle.scheduler_config)
                 checked.add(key)
             found.append(resolved)
         return found
@@ -257,48 +301,37 @@ class TextToImagePipeline:
                 f"this was drawn from {' and '.join(given.lost)} given in Python, "
                 "which no file keeps: it cannot be drawn again"
             )
-        own = self.geometry.own_size or (None, None)
-        height, width = request.height or own[0], request.width or own[1]
-        if height is None or width is None:
-            raise UserError("the model does not say its size; give height and width")
-        self.geometry.check_size(height, width)
-        if given.latents is not None:
-            _check_latents(given.latents, self.geometry.latent_shape(height, width))
         scale = request.guidance_scale
-        return replace(
-            request,
+        resolved = replace(
+            planning.sized(request, self.parts),
             seed=draw_seed() if request.seed is None else request.seed,
-            height=height,
-            width=width,
-            num_inference_steps=self._steps(request),
+            num_inference_steps=planning.step_count(
+                request, self.bundle.scheduler_config, lambda: self.default_steps
+            ),
             guidance_scale=self.default_guidance_scale if scale is None else scale,
-            scheduler=None
-            if given.scheduler
-            else request.scheduler or self.bundle.scheduler_config.class_name,
         )
+        if not given.scheduler:
+            own = self.bundle.scheduler_config.class_name
+            resolved = replace(resolved, scheduler=resolved.scheduler or own)
+        planning.check_drawable(resolved, self.parts)
+        return resolved
 
-    def _steps(self, request: Request) -> int:
-        """The number of steps that is asked of the scheduler; Heun's grid has more."""
-        asked = request.num_inference_steps
-        if request.given is not None and request.given.scheduler is not None:
-            own = len(request.given.scheduler.grid())
-            if asked not in (None, own):
-                raise UserError(f"a ready scheduler has its own steps, {own}; leave {asked} out")
-            return own
-        steps = self.default_steps if asked is None else asked
-        most = self.bundle.scheduler_config.num_train_timesteps
-        if steps > most:
-            raise UserError(f"{steps} steps are out of range; expected 1 … {most}")
-        return steps
-
-    def _scheduler(self, request: Request) -> Scheduler:
-        """A fresh scheduler for one walk of a resolved request."""
-        if request.given is not None and request.given.scheduler is not None:
-            return request.given.scheduler
-        config = self.bundle.scheduler_config
-        return interop.build(
-            request.scheduler, config, request.num_inference_steps, eta=request.eta
+    def _condition(self, batch: Batch) -> tuple[Predict, Tensor]:
+        """The denoiser with its guidance, and the context that it is told."""
+        given, mask = embeds.context_of(batch.requests), None
+        if given is not None:
+            context = given.to(self.bundle.unet.device)
+        else:
+            context, mask = self._context(batch)
+        other = far_end(batch)
+        if other is not None:
+            context = blended(context, self._context(other)[0], batch)
+        denoiser: Predict = Denoiser(
+            self.bundle.unet, self.bundle.scheduler_config.prediction_type, mask
         )
+        if batch.shared.guidance.active:
+            denoiser = GuidedDenoiser(denoiser, batch.shared.guidance)
+        return denoiser, context
 
     def _context(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Context (B, L, D), or (2B, L, D) with the negative prompts first, in one text call; and
@@ -354,11 +387,3 @@ class TextToImagePipeline:
         built_in = Path(bundles.folders.__file__).parents[1] / "assets"
         path = Path(source)
         return path.name if path.parent == built_in else source
-
-
-def _check_latents(latents: Tensor, shape: tuple[int, int, int]) -> None:
-    """UserError unless these are one picture's x_T."""
-    if tuple(latents.shape) != shape:
-        raise UserError(f"latents have shape {tuple(latents.shape)}; expected {shape}")
-    if not bool(torch.isfinite(latents).all()):
-        raise UserError("the given latents hold NaN or infinity")

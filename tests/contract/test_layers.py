@@ -21,7 +21,19 @@ FLOORS: list[list[str]] = [
 ]
 # Inside a room, in the same order; a room that is not here has no folders.
 INSIDE: dict[str, list[str]] = {
-    "pipelines": ["request", "recipe", "png", "batch", "notes", "text_to_image"],
+    "pipelines": [
+        *("request_records", "request", "recipe", "png", "batch", "notes"),
+        *("sources", "legs", "blending", "embeds", "image_to_image", "inpainting", "inversion"),
+        *(
+            "upscaling",
+            "tiling",
+            "planning",
+            "text_to_image",
+            "round_trip",
+            "interpolation",
+            "sweep",
+        ),
+    ],
     "measure": [
         *("measured_model", "drawing", "photo_classifier", "blind_test"),
         *("measure_alignment", "measure_autoencoder", "measure_classes"),

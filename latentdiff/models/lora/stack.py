@@ -8,7 +8,7 @@ the model's dtype once; the originals are kept, so what is taken away leaves no 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from latentdiff.errors import UserError
+from latentdiff.errors import UserError, unknown_name
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.lora.changes import Change, Pair
 from latentdiff.models.lora.formats import LoraFile, read_lora
@@ -38,6 +38,13 @@ class LoraReport:
     base_matches: bool | None
     metadata: LoraMetadata = field(repr=False)
     notes: tuple[str, ...] = ()
+    blocks: Mapping[str, float] = field(default_factory=dict)
+
+    def scale_of(self, layer: str) -> float:
+        """What a layer's change is multiplied by: `scale`, times that of the longest name in
+        `blocks` that it lies in."""
+        inside = [name for name in self.blocks if f"{layer}.".startswith(f"{name}.")]
+        return self.scale * (self.blocks[max(inside, key=len)] if inside else 1.0)
 
     def lines(self) -> list[str]:
         """What a user should know, a line each; empty when all is well."""
@@ -63,7 +70,8 @@ class LoraReport:
 
     def recipe(self) -> dict[str, Any]:
         """What makes the change again, fit for JSON."""
-        return {"file": str(self.path), "sha256": self.sha256, "scale": self.scale}
+        blocks = {"blocks": dict(self.blocks)} if self.blocks else {}
+        return {"file": str(self.path), "sha256": self.sha256, "scale": self.scale, **blocks}
 
 
 class LoraStack:
@@ -79,8 +87,18 @@ class LoraStack:
         self._files: list[LoraFile] = []
         self._originals: dict[str, Tensor] = {}
 
-    def load(self, where: str | Path | LoraFile, scale: float = 1.0) -> LoraReport:
-        """Add a file's change, `scale` times; UserError when none of its layers is in the model."""
+    def load(
+        self,
+        where: str | Path | LoraFile,
+        scale: float = 1.0,
+        *,
+        blocks: Mapping[str, float] | None = None,
+    ) -> LoraReport:
+        """Add a file's change, `scale` times; UserError when none of its layers is in the model.
+
+        blocks: a part of the model ("unet.up_blocks.1", "unet.mid_block", "text_encoder" …) →
+        what its layers' scale is multiplied by; the longest name that fits counts.
+        """
         file = where if isinstance(where, LoraFile) else read_lora(where)
         scale = _checked_scale(scale)
         modules = self.layers()
@@ -97,6 +115,11 @@ class LoraStack:
             )
         for layer in matched:
             _fits(file, layer, modules[layer])
+        parts = {name: _checked_scale(value) for name, value in (blocks or {}).items()}
+        for name in parts:
+            if not any(f"{layer}.".startswith(f"{name}.") for layer in matched):
+                known = {".".join(layer.split(".")[:k]) for layer in matched for k in (1, 2, 3)}
+                raise unknown_name("part that the LoRA changes", name, sorted(known))
         report = LoraReport(
             path=file.path,
             sha256=file.sha256,
@@ -107,6 +130,7 @@ class LoraStack:
             base_matches=file.metadata.base_matches(self.bundle.hashes),
             metadata=file.metadata,
             notes=file.notes,
+            blocks=parts,
         )
         self.reports.append(report)
         self._files.append(file)
@@ -159,9 +183,9 @@ class LoraStack:
         modules = self.layers()
         for layer in layers:
             changes = [
-                (report.scale, file.changes[layer])
+                (report.scale_of(layer), file.changes[layer])
                 for file, report in zip(self._files, self.reports, strict=True)
-                if self.fused and report.scale and layer in file.changes
+                if self.fused and report.scale_of(layer) and layer in file.changes
             ]
             self._set(layer, "weight", modules[layer].weight, changes)
             if f"{layer}.bias" in self._originals or any(
