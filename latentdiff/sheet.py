@@ -81,6 +81,40 @@ def labelled_sheet(cells: Sequence[Cell], *, columns: int = 8, size: int = 128) 
     return sheet
 
 
+def axes_sheet(
+    pictures: Sequence[AnyPicture], columns: Sequence[str], rows: Sequence[str] = ("",)
+) -> Image.Image:
+    """Pictures row by row under the names of their columns and beside those of their rows.
+
+    Each keeps its size; what is smaller than the largest stands in the middle of its place.
+    """
+    images = [as_image(picture).convert("RGB") for picture in pictures]
+    assert len(images) == len(columns) * len(rows), (len(images), len(columns), len(rows))
+    font = ImageFont.load_default(_FONT_SIZE + 4)
+    line = _FONT_SIZE + 6
+    width, height = max(i.width for i in images), max(i.height for i in images)
+    heads = [wrap(text, font, width) for text in columns]
+    sides = [wrap(text, font, max(96, width // 2)) for text in rows]
+    top = _MARGIN + line * max(1, *(len(head) for head in heads))
+    left = _MARGIN + math.ceil(max((font.getlength(t) for side in sides for t in side), default=0))
+    left += _MARGIN if any(rows) else 0
+    size = (left + len(columns) * (width + _MARGIN), top + len(rows) * (height + _MARGIN))
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for k, image in enumerate(images):
+        row, column = divmod(k, len(columns))
+        x, y = left + column * (width + _MARGIN), top + row * (height + _MARGIN)
+        sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
+    for column, head in enumerate(heads):
+        for n, text in enumerate(head):
+            x = left + column * (width + _MARGIN)
+            draw.text((x, _MARGIN // 2 + n * line), text, fill=INK, font=font)
+    for row, side in enumerate(sides):
+        for n, text in enumerate(side):
+            draw.text((_MARGIN, top + row * (height + _MARGIN) + n * line), text, INK, font)
+    return sheet
+
+
 def wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> list[str]:
     """`text` in lines of at most `width` pixels, broken at spaces where that is possible."""
     lines: list[str] = []

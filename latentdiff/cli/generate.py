@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from latentdiff import config as configs
-from latentdiff.cli import loading
+from latentdiff.cli import bulk, loading
+from latentdiff.cli.bulk import BulkOptions, Share
 from latentdiff.cli.options import ModelOptions, SamplingOptions
+from latentdiff.cli.picture_options import PictureOptions
 from latentdiff.cli.stages import Stages
 from latentdiff.errors import UserError
 
@@ -44,21 +47,30 @@ class GenerateConfig:
     grid: bool = False
     """Write one picture of all pictures instead of each."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    picture: PictureOptions = field(default_factory=PictureOptions)
+    many: BulkOptions = field(default_factory=BulkOptions)
     networks: ModelOptions = field(default_factory=lambda: ModelOptions(dtype="float32"))
 
     def __post_init__(self) -> None:
         if self.num_images < 1:
             raise UserError(f"num_images is {self.num_images}; expected at least 1")
         self.sampling.request(seed=self.seed)
+        if self.grid and (self.many.sweep or self.many.resume):
+            raise UserError("a sweep is a grid already, and --resume needs pictures one by one")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `latentdiff generate` and return its exit code."""
+def main(argv: Sequence[str], share: Share | None = None) -> int:
+    """Run `latentdiff generate` and return its exit code.
+
+    share: which part of the pictures to draw, where several processes draw.
+    """
+    share = share or Share()
     config = configs.parse(
         GenerateConfig, argv, prog=PROG, description="Draw pictures from prompts."
     )
+    bulk.check_resumable(config.many.resume, share, config.seed, config.output)
     prompts = read_prompts(config)
-    requests = make_requests(config, prompts)
+    requests = make_requests(config, prompts)[share.rank :: share.count]
     if config.output is not None:
         check_writable(config.output)
 
@@ -66,6 +78,17 @@ def main(argv: Sequence[str]) -> int:
     requests = pipeline.resolve(requests)
     loading.print_notes(notes_on(pipeline, prompts, requests))
     stages = Stages(len(requests))
+    if config.many.sweep:
+        print(bulk.sweep(pipeline, requests, config.many, config.output, config.sampling, stages))
+        return 0
+    if config.many.resume or share.count > 1:
+        assert config.output is not None
+        places = [config.output / f"{slug(r.prompt)}-{number(r)}.png" for r in requests]
+        todo = bulk.missing(pipeline, requests, places)
+        stages.count = len(todo)
+        if len(todo) < len(requests):
+            loading.print_notes([f"{len(requests) - len(todo)} pictures are drawn already"])
+        requests = [requests[k] for k in todo]
     pictures = draw(pipeline, requests, config.sampling.batch_size, stages)
     for path in write(pictures, len(requests), config):
         stages.clear()
@@ -74,23 +97,43 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_requests(config: GenerateConfig, prompts: Sequence[str]) -> list[Request]:
-    """A request a picture; picture k over all of them has seed + k."""
+    """A request a picture; picture k over all of them has seed + k, variations all the seed."""
     from latentdiff.pipelines.request import several
 
-    template = config.sampling.request(seed=config.seed)
-    return several(template, prompts, num_images_per_prompt=config.num_images)
+    picture = config.picture
+    template = dataclasses.replace(
+        config.sampling.request(seed=config.seed),
+        upscale=picture.large.pass_two(),
+        decode_tile=picture.large.decode_tile,
+    )
+    requests = several(template, prompts, num_images_per_prompt=config.num_images)
+    edit = picture.source.change.edit
+    blends = picture.variation.blends(len(requests))
+    return [
+        dataclasses.replace(
+            request,
+            prompt=request.prompt if edit is None else edit,
+            source=picture.source.source(request.prompt),
+            blend=blend,
+            seed=request.seed if blend is None else requests[0].seed,
+        )
+        for request, blend in zip(requests, blends, strict=True)
+    ]
 
 
 def notes_on(
     pipeline: TextToImagePipeline, prompts: Sequence[str], requests: Sequence[Request]
 ) -> list[str]:
     """Lost words, settings without effect, and words that the model's captions never held."""
-    from latentdiff.pipelines import notes
+    from latentdiff.pipelines import notes, round_trip
+
+    edited = [r for r in requests[:1] if r.source is not None and r.source.inversion is not None]
 
     brought = [w for r in pipeline.loras.reports for w in r.metadata.trigger_words]
     return [
         *notes.lost(notes.dropped_words(pipeline.bundle.tokenizer, requests)),
         *notes.without_effect(pipeline.geometry, requests),
+        *(round_trip.measure(pipeline, request).line() for request in edited),
         *notes.unknown_words(pipeline.bundle, prompts, brought),
     ]
 
@@ -153,9 +196,9 @@ def write(pictures: Iterator[Picture], count: int, config: GenerateConfig) -> It
     for picture in pictures:
         request = picture.request
         if config.output is None or config.output.is_dir() or count == 1:
-            path = one_place(config.output, f"{slug(request.prompt)}-{request.seed}")
+            path = one_place(config.output, f"{slug(request.prompt)}-{number(request)}")
         else:
-            path = config.output.with_name(f"{config.output.stem}-{request.seed}.png")
+            path = config.output.with_name(f"{config.output.stem}-{number(request)}.png")
         yield picture.save(path)
 
 
@@ -169,6 +212,13 @@ def one_place(output: Path | None, name: str) -> Path:
         count += 1
         path = folder / f"{name}-{count}.png"
     return path
+
+
+def number(request: Request) -> str:
+    """What tells a picture of a prompt from the others: its seed, and the one it varies towards."""
+    blend = request.blend
+    towards = "" if blend is None or blend.seed is None else f"-towards-{blend.seed}"
+    return f"{request.seed}{towards}"
 
 
 def slug(prompt: str) -> str:

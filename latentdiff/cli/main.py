@@ -18,6 +18,7 @@ from latentdiff.errors import UserError, unknown_name
 # Name -> (module with `main(argv) -> int`, one line of help). Loaded on use only.
 COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("latentdiff.cli.generate", "draw pictures from prompts"),
+    "interpolate": ("latentdiff.cli.interpolate", "draw the way between prompts and seeds"),
     "info": ("latentdiff.cli.info", "list a model's parts, sizes and hashes, and what it knows"),
     "train": ("latentdiff.cli.train", "train a VAE, a CLIP or a text-to-image U-Net"),
     "report": ("latentdiff.cli.report", "write a training run's report.html anew"),

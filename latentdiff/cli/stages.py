@@ -19,7 +19,7 @@ class Stages:
         self.count = count
         self.live = sys.stderr.isatty()
         self._written = 0
-        self._began = time.monotonic()
+        self._began = self._first = time.monotonic()
 
     @contextmanager
     def stage(self, text: str) -> Iterator[None]:
@@ -35,7 +35,7 @@ class Stages:
         done = step.index + 1
         first, last = step.places[0] + 1, step.places[-1] + 1
         which = f"picture {first}" if first == last else f"pictures {first} … {last}"
-        of = f"{which} of {self.count}: " if self.count > 1 else ""
+        of = f"{which} of {self.count}{self._left(step)}: " if self.count > 1 else ""
         if step.index == 0:
             self._began = time.monotonic()
         if done == step.total:
@@ -44,6 +44,19 @@ class Stages:
         rate = step.index / max(1e-9, time.monotonic() - self._began)
         left = f", {rate:.2f} steps/s, {(step.total - done) / rate:.0f} s left" if rate else ""
         self.show(f"{of}step {done} of {step.total}{left}")
+
+    def _left(self, step: PipelineStep) -> str:
+        """What remains of a run of many batches, by what it took so far; "" in the first."""
+        before = step.places[0]
+        if before == 0:
+            if step.index == 0:
+                self._first = time.monotonic()
+            return ""
+        seconds = (time.monotonic() - self._first) * (self.count - before) / before
+        if seconds < 120:
+            return f" ({seconds:.0f} s left)"
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f" ({f'{hours} h ' if hours else ''}{minutes} min left)"
 
     def show(self, text: str) -> None:
         """Write the line, over whatever stands there."""
