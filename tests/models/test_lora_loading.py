@@ -231,3 +231,24 @@ def test_a_scale_must_be_finite(tmp_path: Path) -> None:
     path, _ = loras.saved(loras.trained(tiny.tiny()), tmp_path)
     with pytest.raises(UserError, match="finite"):
         load_lora(loras.copy_of(tiny.tiny()), path, math.nan)
+
+
+def test_blocks_scale_the_layers_inside_them_and_the_longest_name_counts(tmp_path: Path) -> None:
+    bundle = loras.copy_of(tiny.tiny())
+    file = loras.saved(loras.trained(bundle), tmp_path)[0]
+    stack = LoraStack(bundle)
+    report = stack.load(file, 0.5)
+    changes = {
+        layer: stack.layers()[layer].weight - stack._originals[layer] for layer in report.matched
+    }
+    stack.clear()
+    down = next(layer for layer in report.matched if layer.startswith("unet.down_blocks."))
+    inner = ".".join(down.split(".")[:3])
+    report = stack.load(file, 0.5, blocks={"unet.down_blocks": 0.0, inner: 3.0})
+    for layer, change in changes.items():
+        factor = 3.0 if layer.startswith(f"{inner}.") else 0.0 if "down_blocks" in layer else 1.0
+        now = stack.layers()[layer].weight - stack._originals[layer]
+        assert torch.allclose(now, factor * change, atol=1e-6), layer
+    assert report.recipe()["blocks"] == {"unet.down_blocks": 0.0, inner: 3.0}
+    with pytest.raises(UserError, match=r"part that the LoRA changes 'unet\.middle'"):
+        stack.load(file, blocks={"unet.middle": 0.5})

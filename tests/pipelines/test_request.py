@@ -11,7 +11,8 @@ import pytest
 
 from latentdiff.errors import UserError
 from latentdiff.pipelines.batch import batches
-from latentdiff.pipelines.request import Request, several
+from latentdiff.pipelines.request import PER_PICTURE, Request, several
+from latentdiff.pipelines.request_records import Blend, Inpaint, Inversion, Source, Upscale
 
 FULL = Request(
     prompt="a cat",
@@ -26,7 +27,13 @@ FULL = Request(
     eta=0.5,
     clip_skip=1,
     long_prompts="chunk",
+    source=Source(image="a.png", strength=0.5, resize="fit"),
+    blend=Blend(seed=9, prompt="a dog", amount=0.25),
+    upscale=Upscale(scale=1.5, strength=0.25),
+    decode_tile=256,
 )
+OTHERS = {"timesteps": (900, 500)}
+"""Of fields that FULL cannot hold beside its own."""
 
 
 @pytest.mark.parametrize("request_", [FULL, Request(prompt="")], ids=["full", "bare"])
@@ -68,6 +75,9 @@ def test_numbers_of_numpy_are_numbers() -> None:
         ({"num_inference_steps": -5}, "-5 steps"),
         ({"scheduler": "eular"}, "did you mean 'euler'"),
         ({"long_prompts": "cut"}, "unknown long_prompts 'cut'"),
+        ({"decode_tile": 3}, "decode_tile 3 is too small"),
+        ({"num_inference_steps": 3, "timesteps": (5, 1)}, "3 steps and 2 timesteps"),
+        ({"upscale": Upscale(), "source": Source(inpaint=Inpaint())}, "repaint or edit first"),
         ({"width": 10**5, "height": 10**5}, "more than 16,777,216 pixels"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
@@ -116,6 +126,39 @@ def test_a_batch_holds_only_what_can_be_drawn_together() -> None:
     assert [b.places for b in batches(requests, 3)] == [(0, 2, 4), (1, 3, 5), (6,)]
     assert [b.places for b in batches([full(k) for k in range(5)], 2)] == [(0, 1), (2, 3), (4,)]
     for field in dataclasses.fields(Request):
-        if field.name not in ("prompt", "negative_prompt", "seed", "given"):
-            other = dataclasses.replace(full(0), **{field.name: getattr(FULL, field.name)})
+        if field.name not in PER_PICTURE:
+            value = OTHERS.get(field.name, getattr(FULL, field.name))
+            other = dataclasses.replace(full(0), **{field.name: value})
             assert len(batches([full(0), other], 2)) == 2, field.name
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Source(strength=0.0), "strength 0.0 is out of range"),
+        (lambda: Source(resize="crop"), "unknown resize 'crop'"),
+        (lambda: Source(inpaint=Inpaint(), inversion=Inversion()), "not both"),
+        (lambda: Inpaint(expand=(1, 2, 3)), "LEFT,TOP,RIGHT,BOTTOM"),
+        (lambda: Inpaint(expand=(1, 2, 3, -4)), "LEFT,TOP,RIGHT,BOTTOM"),
+        (lambda: Inpaint(resample=0), "resample 0 is out of range"),
+        (lambda: Inversion(guidance_scale=-1.0), "guidance scale -1.0"),
+        (lambda: Blend(amount=1.5), "amount is 1.5"),
+        (lambda: Blend(seed=-3), "seed -3"),
+        (lambda: Upscale(scale=1.0), "an upscale of 1.0"),
+        (lambda: Upscale(strength=0.0), "strength 0.0"),
+    ],
+)
+def test_a_record_refuses_what_cannot_be(make: Any, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make()
+    assert said in str(caught.value)
+
+
+def test_records_inside_a_request_are_the_same_after_json() -> None:
+    inpaint = Inpaint(mask="m.png", expand=(1, 2, 3, 4), only_masked=True, resample=3)
+    for source in (
+        Source(image="a.png", inpaint=inpaint),
+        Source(image="a.png", inversion=Inversion(prompt="a cat", exact=True)),
+    ):
+        request = Request(prompt="a dog", source=source)
+        assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
