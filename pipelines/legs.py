@@ -60,7 +60,7 @@ def walk(
             if changed is not None:
                 own = _changed(changed, x[:, : leg.channels])
                 x = own.repeat(1, x.shape[1] // own.shape[1], 1, 1)
-            sent = x
+            sent = x if changed is not None or leg.after is not None else None
 
 
 S = TypeVar("S")

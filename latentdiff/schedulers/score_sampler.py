@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -41,6 +42,11 @@ class ScoreSampler:
     def scale_input(self, x: Tensor, step: Step) -> Tensor:
         """x itself: a variance-preserving sampler shows the network what it holds."""
         return x
+
+    def signal_and_noise(self, step: Step) -> tuple[float, float]:
+        """√ᾱ and √(1−ᾱ) at step.t (DDPM eq. 4)."""
+        alpha_bar = self.schedule.alpha_bar_at(int(step.t))
+        return math.sqrt(alpha_bar), math.sqrt(1.0 - alpha_bar)
 
     def levels(self, step: Step) -> tuple[float, float]:
         """ᾱ at step.t and at step.t_prev."""
