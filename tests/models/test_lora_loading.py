@@ -239,7 +239,8 @@ def test_blocks_scale_the_layers_inside_them_and_the_longest_name_counts(tmp_pat
     stack = LoraStack(bundle)
     report = stack.load(file, 0.5)
     changes = {
-        layer: stack.layers()[layer].weight - stack._originals[layer] for layer in report.matched
+        layer: stack.layers()[layer].weight - stack._originals[f"{layer}.weight"]
+        for layer in report.matched
     }
     stack.clear()
     down = next(layer for layer in report.matched if layer.startswith("unet.down_blocks."))
@@ -247,7 +248,7 @@ def test_blocks_scale_the_layers_inside_them_and_the_longest_name_counts(tmp_pat
     report = stack.load(file, 0.5, blocks={"unet.down_blocks": 0.0, inner: 3.0})
     for layer, change in changes.items():
         factor = 3.0 if layer.startswith(f"{inner}.") else 0.0 if "down_blocks" in layer else 1.0
-        now = stack.layers()[layer].weight - stack._originals[layer]
+        now = stack.layers()[layer].weight - stack._originals[f"{layer}.weight"]
         assert torch.allclose(now, factor * change, atol=1e-6), layer
     assert report.recipe()["blocks"] == {"unet.down_blocks": 0.0, inner: 3.0}
     with pytest.raises(UserError, match=r"part that the LoRA changes 'unet\.middle'"):
