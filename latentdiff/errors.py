@@ -31,3 +31,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     else:
         hint = f"{len(names)} are known, none of them close"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def needs_extra(what: str, error: ImportError, *, extra: str) -> UserError:
+    """The error for a library that comes with one of the package's extras and is not installed.
+
+    `what` is what it is wanted for: "reading parquet files". `extra`: as in latentdiff[train].
+    """
+    absent = (error.name or "a library").partition(".")[0]
+    return UserError(
+        f"{what} needs {absent}, which is not installed; run: pip install 'latentdiff[{extra}]'"
+    )

@@ -26,15 +26,21 @@ from latentdiff.errors import UserError
 class BucketOrder:
     """Which row each position of a run sees."""
 
-    def __init__(self, bucket_of: ArrayLike, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, bucket_of: ArrayLike, *, batch_size: int, seed: int, repeats: ArrayLike = ()
+    ) -> None:
         """bucket_of: (n,) int, the bucket of each row; a row with -1 is never seen.
-        batch_size: samples that share a bucket. seed: the run's.
+        batch_size: samples that share a bucket. seed: the run's. repeats: (n,) int, how often each
+        row is seen in an epoch; empty for once each.
 
         Raises UserError when no row has a bucket.
         """
         assert batch_size > 0
         buckets = np.asarray(bucket_of, np.int32)
         used = np.flatnonzero(buckets >= 0)
+        often = np.asarray(repeats, np.int64)
+        if len(often):
+            used = np.repeat(used, often[used])
         if not len(used):
             raise UserError("there is no picture to train on: none of them can be used")
         self.batch_size, self.seed = batch_size, seed
@@ -47,7 +53,7 @@ class BucketOrder:
         self._forget()
 
     def __len__(self) -> int:
-        """Rows that are ever seen."""
+        """Rows that an epoch sees, each as often as it is seen."""
         return int(self._counts.sum())
 
     def __getstate__(self) -> dict[str, Any]:

@@ -78,3 +78,11 @@ class Source(Protocol):
     def stamp(self, row: int) -> str:
         """A cheap token that changes when the bytes may have changed: path, size, mtime."""
         ...
+
+
+@runtime_checkable
+class Weighted(Protocol):
+    """A source that may ask for some of its rows to be seen more often than others."""
+
+    repeats: tuple[int, ...]
+    """How often each row is seen in an epoch; empty when all are seen once."""

@@ -150,3 +150,13 @@ def test_a_bucket_that_is_all_bad_borrows_from_the_others_when_asked() -> None:
         assert named[:mates] == [deal.substitute(row, position, k) for k in range(mates)]
         assert named[-1] is None
         assert {row, *named[:-1]} == set(np.flatnonzero(BUCKETS >= 0))
+
+
+def test_repeats_weigh_rows_against_each_other() -> None:
+    weighed = BucketOrder([0, 0, 0, -1], batch_size=2, seed=5, repeats=[3, 1, 2, 9])
+    assert len(weighed) == 6
+    for epoch in range(4):
+        rows = weighed.rows(range(6 * epoch, 6 * epoch + 6))
+        assert np.bincount(rows, minlength=4).tolist() == [3, 1, 2, 0]
+    plain = BucketOrder([0, 0, 0, -1], batch_size=2, seed=5)
+    assert len(plain) == 3

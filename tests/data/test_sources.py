@@ -163,7 +163,7 @@ def test_pictures_without_captions_get_a_two_line_fix_that_works(tmp_path: Path)
     ("made", "guess"),
     [
         ("captions.json", "captions.json may hold the captions"),
-        ("a.caption", "must end in .txt"),
+        ("a.tags", "must end in .txt or .caption"),
         ("other.txt", "other.txt is named like no picture"),
     ],
 )
@@ -212,6 +212,18 @@ def test_a_hub_name_offline_is_one_error() -> None:
     with pytest.raises(UserError, match="nobody/nothing is not in the cache") as refused:
         open_source("nobody/nothing")
     assert "\n" not in str(refused.value)
+
+
+def test_a_bare_name_never_asks_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from latentdiff.files import hub
+
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(hub, "fetch", asked)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"pets is not there; .* \(owner/name\)"):
+        open_source("pets")
 
 
 def test_an_edited_file_has_another_stamp(tmp_path: Path) -> None:

@@ -152,13 +152,11 @@ def test_a_checkpoints_own_final_alpha_bar_equals_diffusers(mode, offset):
 @pytest.mark.parametrize("kind", ["sample", "v_prediction"])
 def test_zero_terminal_snr_equals_diffusers(mode, kind):
     rows = deviations(mode, SD, "trailing", 50, kind, rescale=True)
-    if mode == "eta 1":
-        # From ᾱ = 0 the direction's factor is √(1 − ᾱ_prev − σ²) = 0; in float32 it is √6e-8.
-        assert rows[0, 2] > 1e-5
-        assert rows[1:, 0].max() <= 1e-5
-    else:
-        assert rows[:, 0].max() <= 1e-5
     assert rows[:, 1].max() <= 1e-6
+    # From ᾱ = 0 with η = 1 the direction's factor is √(1 − ᾱ_prev − σ²) = 0. In float32 diffusers'
+    # is √±6e-8, NaN on some processors: only the formula is held against ours there.
+    first = 1 if mode == "eta 1" else 0
+    assert rows[first:, 0].max() <= 1e-5
 
 
 @pytest.mark.parametrize("mode", ["fixed_small", "fixed_large"])

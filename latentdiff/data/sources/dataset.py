@@ -20,9 +20,11 @@ from latentdiff.data.records import BadPicture
 from latentdiff.data.sources.listed import Listed
 from latentdiff.data.sources.metadata import CAPTION_COLUMNS
 from latentdiff.data.sources.packed import Captions, CaptionsBuilder, Problems, printable
+from latentdiff.data.sources.parquet_library import datasets_library, parquet_library
 from latentdiff.errors import UserError, nearest
 from latentdiff.files import hub
 
+_TEXTS = ("string", "large_string", "string_view")
 IMAGE_COLUMNS = ("image", "img", "picture", "jpg", "png", "webp")
 
 
@@ -110,8 +112,7 @@ def short_names(files: Sequence[Path]) -> list[str]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[Any]:
     """`datasets` without its progress bars, as it was before afterwards."""
-    import datasets
-
+    datasets = datasets_library()
     shown = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -132,9 +133,7 @@ def from_parquet(
 ) -> DatasetSource:
     """Parquet files with image bytes. Raises UserError for a damaged file, for files of different
     columns, for a column that is not there."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = parquet_library()
     counts, columns = [], None
     for file in files:
         try:
@@ -278,7 +277,7 @@ def _image_column(name: str, table: Any, wanted: str | None) -> str:
         for column, feature in table.features.items()
         if isinstance(feature, datasets.Image)
         or (isinstance(feature, dict) and "bytes" in feature)
-        or getattr(feature, "dtype", "") in ("binary", "large_binary")
+        or getattr(feature, "dtype", "") in ("binary", "large_binary", "binary_view")
     ]
     named = [column for column in fitting if column.lower() in IMAGE_COLUMNS]
     if len(named or fitting) == 1:
@@ -300,7 +299,7 @@ def _caption_column(name: str, table: Any, wanted: str | None) -> tuple[str | No
             return column, False
     for column in ("label", "labels", "class"):
         feature = table.features.get(column)
-        if hasattr(feature, "int2str") or getattr(feature, "dtype", "") == "string":
+        if hasattr(feature, "int2str") or getattr(feature, "dtype", "") in _TEXTS:
             return column, True
     return None, False
 

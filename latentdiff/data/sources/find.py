@@ -17,17 +17,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import latentdiff.data.sources.kohya as kohya
 import latentdiff.data.sources.picture_folder as folder
 import latentdiff.data.sources.tar as tar
 from latentdiff.data.records import Source
 from latentdiff.data.sources.listing import Listing, is_archive, walk
 from latentdiff.data.sources.metadata import NAMES, Metadata
 from latentdiff.data.sources.packed import printable
+from latentdiff.data.sources.parquet_library import holds_bytes, parquet_library
+from latentdiff.data.sources.sidecars import Sidecars
 from latentdiff.data.sources.text import check_template
 from latentdiff.errors import UserError, nearest
 
 SPLITS = ("train", "training", "validation", "valid", "val", "test", "testing", "dev", "eval")
-_CAPTIONS_FROM = ("metadata", "sidecars")
+HUB = "hub:"
+"""Before the name of a hub data set that has no owner."""
+CAPTIONS_FROM = ("metadata", "sidecars", "png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +60,18 @@ def open_source(
     allow_gif_tiff: bool = False,
 ) -> Source:
     """The captioned pictures at `where`, listed: a folder, a table or parquet file, tar shards, a
-    pattern of files ("shards/{000..017}.tar", "data/*.parquet"), or the name of a hub data set.
+    pattern of files ("shards/{000..017}.tar", "data/*.parquet"), or a data set of the hub
+    ("owner/name", or "hub:name").
 
     split: a folder, a part of the file names, or the hub's split. caption_template: for class
     names. caption_column, image_column: of tables; by default text, caption or prompt, and
     file_name or the one column with pictures. captions_from: "metadata" or "sidecars", where both
-    stand and disagree. need_captions=False keeps pictures without one (captions are then ("",)).
+    stand and disagree; "png" for the prompts that generators left in PNG files.
+    need_captions=False keeps pictures without one (captions are then ("",)).
     allow_gif_tiff: list those too. Raises UserError, which says what was expected and the fix.
     """
-    if captions_from not in (None, *_CAPTIONS_FROM):
-        raise UserError(f"captions_from is {captions_from!r}; expected metadata or sidecars")
+    if captions_from not in (None, *CAPTIONS_FROM):
+        raise UserError(f"captions_from is {captions_from!r}; expected {', '.join(CAPTIONS_FROM)}")
     check_template(caption_template)
     options = Options(
         split=split,
@@ -87,11 +94,12 @@ def open_source(
     files = expand(name)
     if files:
         return _files(name, files_of_split(files, options.split, name), options)
-    if _hub_id(name, path):
+    hub_id = _hub_id(name, path)
+    if hub_id is not None:
         from latentdiff.data.sources.dataset import from_hub
 
         return from_hub(
-            name,
+            hub_id,
             split=split,
             template=caption_template,
             caption_column=caption_column,
@@ -206,14 +214,12 @@ def _is_metadata(file: Path, options: Options) -> bool:
     """A parquet file with a file_name column and no pictures names files beside it."""
     if file.name.lower() == NAMES[2]:
         return True
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = parquet_library()
     try:
         schema = pq.read_schema(file)
     except (pa.ArrowException, OSError):
         return False
-    holds = any(pa.types.is_binary(f.type) or pa.types.is_struct(f.type) for f in schema)
+    holds = any(holds_bytes(pa, f.type) or pa.types.is_struct(f.type) for f in schema)
     return "file_name" in schema.names and not holds
 
 
@@ -233,8 +239,10 @@ def _folder(name: str, path: Path, options: Options) -> Source:
         raise UserError(
             f"{name} holds {' and '.join(t.name for t in tables)}; open one of them: {tables[0]}"
         )
-    beside = {t.rsplit(b".", 1)[0] for t in listing.texts}
-    has_sidecars = any(p.rsplit(b".", 1)[0] in beside for p in listing.pictures)
+    if options.captions_from == "png" and listing.pictures:
+        _no_split(name, options)
+        return folder.from_png(name, listing, need_captions=options.need_captions)
+    has_sidecars = bool(listing.texts) and bool(Sidecars(listing))
     if tables and not (options.captions_from == "sidecars" and has_sidecars):
         _no_split(name, options)
         return folder.from_metadata(
@@ -246,6 +254,10 @@ def _folder(name: str, path: Path, options: Options) -> Source:
         )
     if options.captions_from == "metadata" and not tables:
         raise UserError(f"{name} holds no {', '.join(NAMES)} to take the captions from")
+    kohya.refuse_root(name, listing)
+    if kohya.is_kohya(listing) and options.need_captions:
+        _no_split(name, options)
+        return folder.from_kohya(name, listing)
     if has_sidecars or (listing.pictures and not options.need_captions):
         _no_split(name, options)
         _refuse_splits(name, listing)
@@ -316,8 +328,10 @@ def _wrong_layout(name: str, listing: Listing) -> UserError:
     elif listing.texts:
         text = printable(min(listing.texts))
         guess = f"{text} is named like no picture; {stem}.txt would be read"
-    elif any(e in (".caption", ".cap", ".tags") for e in listing.others):
-        guess = "the captions' files must end in .txt"
+    elif any(e in (".cap", ".captions", ".tags") for e in listing.others):
+        guess = "the captions' files must end in .txt or .caption"
+    elif kohya.folder_words(Path(name).name):
+        guess = f"a folder of kohya's; open the one above it: {Path(name).parent}"
     line = json.dumps({"file_name": first, "text": "a photo of my dog"}, ensure_ascii=False)
     return UserError(
         f"{name} holds {len(listing.pictures):,} pictures without captions; expected "
@@ -328,14 +342,19 @@ def _wrong_layout(name: str, listing: Listing) -> UserError:
     )
 
 
-def _hub_id(name: str, path: Path) -> bool:
-    """ "owner/name" or "name", of the characters that the hub allows, and not a slip of a path."""
+def _hub_id(name: str, path: Path) -> str | None:
+    """The hub's id in "owner/name", "hub:owner/name" or "hub:name", of the characters that the hub
+    allows; None for a slip of a path and for a bare name, which may be a folder's."""
+    if name.startswith(HUB):
+        name = name.removeprefix(HUB)
+    elif "/" not in name or path.parent.is_dir():
+        # The network is not asked (and waited for) about what is nearly the name of a folder here.
+        return None
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name):
-        return False
+        return None
     if name.lower().endswith((".jsonl", ".csv", ".parquet", ".tar", ".json", ".zip", ".gz")):
-        return False
-    # The network is not asked (and waited for) about what is nearly the name of a folder here.
-    return not path.parent.is_dir() if "/" in name else _near(path) is None
+        return None
+    return name
 
 
 def _not_there(name: str, path: Path) -> UserError:
@@ -345,7 +364,7 @@ def _not_there(name: str, path: Path) -> UserError:
         return UserError(f"{shown} is not there; did you mean {near}?")
     return UserError(
         f"{shown} is not there; expected a folder, a file, a pattern such as 'shards/*.tar', "
-        "or the name of a hub data set (owner/name)"
+        "or a data set of the hub (owner/name or hub:name)"
     )
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from latentdiff.data.decode.decoding import EXTENSIONS, decode
 from latentdiff.data.decode.regular import read_regular
 from latentdiff.data.records import BadPicture, Problem
+from latentdiff.data.sources.parquet_library import holds_bytes, holds_text, parquet_library
 from latentdiff.errors import UserError, nearest
 
 _CAPTIONS = ("text", "caption", "prompt")
@@ -102,13 +103,7 @@ def _from_folders(root: Path) -> Labelled:
 
 
 def _from_parquet(where: Path, shards: Sequence[Path], label_column: str | None) -> Labelled:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise UserError(
-            "reading parquet files needs pyarrow; pip install 'latentdiff[train]'"
-        ) from error
+    pa, pq = parquet_library()
     try:
         tables = [pq.read_table(shard) for shard in shards]
         table = pa.concat_tables(tables, promote_options="default")
@@ -135,7 +130,7 @@ def _from_parquet(where: Path, shards: Sequence[Path], label_column: str | None)
 
     captions: dict[str, str] = {}
     column = next((name for name in _CAPTIONS if name in columns), None)
-    if column is not None and pa.types.is_string(table.schema.field(column).type):
+    if column is not None and holds_text(pa, table.schema.field(column).type):
         counts = Counter(zip(labels, table.column(column).to_pylist(), strict=True))
         for (name, caption), _ in sorted(counts.items(), key=lambda x: (-x[1], str(x[0]))):
             if caption:
@@ -148,7 +143,7 @@ def _image_column(where: Path, table: Any, pa: Any) -> str:
         kind = field_.type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             return str(field_.name)
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        if holds_bytes(pa, kind):
             return str(field_.name)
     raise UserError(
         f"{where} has no column with picture bytes; its columns are {', '.join(table.column_names)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from latentdiff.data.records import Problem
@@ -13,6 +14,8 @@ class Listed:
 
     def __init__(self, name: str, captions: Captions, problems: Problems, kind: str) -> None:
         self._name, self._captions, self._problems, self._kind = name, captions, problems, kind
+        self.repeats: tuple[int, ...] = ()
+        """How often each row is seen in an epoch; empty when all are seen once."""
 
     @property
     def name(self) -> str:
@@ -35,3 +38,10 @@ class Listed:
 
     def captions(self, row: int) -> tuple[str, ...]:
         return self._captions.of(row)
+
+
+def lowest_terms(repeats: Sequence[int]) -> tuple[int, ...]:
+    """The smallest whole numbers in the same proportion; empty when all are equal."""
+    divisor = math.gcd(*repeats)
+    reduced = tuple(count // divisor for count in repeats)
+    return reduced if len(set(reduced)) > 1 else ()

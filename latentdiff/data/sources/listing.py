@@ -38,7 +38,7 @@ class Listing:
 
     root: bytes
     pictures: list[bytes] = field(default_factory=list)
-    texts: set[bytes] = field(default_factory=set)  # .txt files
+    texts: set[bytes] = field(default_factory=set)  # .txt and .caption files
     tables: list[bytes] = field(default_factory=list)  # .jsonl, .csv, .parquet, .json, .tsv
     archives: list[bytes] = field(default_factory=list)  # .tar and its like
     folders: list[bytes] = field(default_factory=list)
@@ -113,7 +113,7 @@ def _file(entry: os.DirEntry[bytes], path: bytes, found: Listing, allow_gif_tiff
             return
     except OSError:
         return
-    if extension == b".txt":
+    if extension in (b".txt", b".caption"):
         found.texts.add(path)
     elif extension in (b".jsonl", b".csv", b".parquet", b".json", b".tsv", b".arrow"):
         found.tables.append(path)

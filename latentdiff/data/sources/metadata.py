@@ -8,12 +8,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentdiff.data.sources.packed import Problems
+from latentdiff.data.sources.packed import Problems, printable
+from latentdiff.data.sources.parquet_library import holds_text, parquet_library
 from latentdiff.data.sources.text import encoding_of
 from latentdiff.errors import UserError, nearest
 
@@ -21,7 +22,9 @@ NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_COLUMN = "file_name"
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 _LIKE_A_FILE = ("file", "filename", "image", "image_path", "path", "img", "picture")
+_LIKE_A_CAPTION = ("description", "captions", "texts", "prompts", "alt", "tags", "title", "label")
 _MAX_FIELD = 4 << 20  # characters of one field or line
+_MAX_ARRAY = 256 << 20  # characters of a table that is one JSON list
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,13 @@ class Metadata:
         self.file_column = file_column or FILE_COLUMN
         self.caption_column = caption_column
         self.columns: set[str] = set()
+        self.seen: dict[str, None] = {}  # columns of the first rows, in their order
 
     def entries(self, problems: Problems) -> Iterator[Entry]:
         """Every row that can be read. Raises UserError when the table is not what it should be."""
-        readers = {".jsonl": _json_lines, ".parquet": _parquet}
+        readers = {".jsonl": _json_lines, ".parquet": self._parquet}
         reader = readers.get(self.path.suffix.lower(), _csv)
-        seen: dict[str, None] = {}
+        seen = self.seen
         found_file = rows = 0
         wanted = (self.caption_column,) if self.caption_column else CAPTION_COLUMNS
         try:
@@ -72,6 +76,23 @@ class Metadata:
         if rows and not self.columns and self.caption_column:
             raise self._no_column(self.caption_column, list(seen), "--caption-column", ())
 
+    def without_captions(self) -> str:
+        """What to say when no row has a caption because no column is named for them; "" if one
+        is."""
+        others = [name for name in self.seen if name != self.file_column]
+        if self.columns or not others:
+            return ""
+        guess = next((n for n in others if n.lower() in _LIKE_A_CAPTION), others[0])
+        listed = ", ".join(printable(n) for n in others[:12])
+        return (
+            f" It has no column {', '.join(CAPTION_COLUMNS)}, but {listed}; "
+            f"name the captions' one, as in --caption-column {printable(guess)}."
+        )
+
+    def _parquet(self, path: Path, file_column: str, problems: Problems) -> Rows:
+        columns = {file_column, *CAPTION_COLUMNS, self.caption_column or FILE_COLUMN}
+        return _parquet_rows(path, file_column, columns)
+
     def _no_column(
         self, column: str, seen: list[str], flag: str, usual: tuple[str, ...]
     ) -> UserError:
@@ -90,6 +111,11 @@ def _json_lines(path: Path, file_column: str, problems: Problems) -> Rows:
     with path.open("rb") as file:
         encoding = encoding_of(file.read(4))
     with path.open(encoding=encoding, errors="surrogateescape", newline="\n") as text:
+        if text.read(1024).lstrip().startswith("["):
+            text.seek(0)
+            yield from _json_array(path, text.read(_MAX_ARRAY + 1), problems)
+            return
+        text.seek(0)
         for number, line in enumerate(iter(lambda: text.readline(_MAX_FIELD), ""), start=1):
             if not line.strip():
                 continue
@@ -106,6 +132,28 @@ def _json_lines(path: Path, file_column: str, problems: Problems) -> Rows:
                 yield number, row
             else:
                 problems.add(where, "metadata-line", "a line must hold one JSON object")
+
+
+def _json_array(path: Path, whole: str, problems: Problems) -> Rows:
+    """One JSON list of objects, saved under the name of JSON lines; rows count from 1."""
+    if len(whole) > _MAX_ARRAY:
+        raise UserError(
+            f"{path} is one JSON list of more than {_MAX_ARRAY:,} characters; write it as JSON "
+            "lines, one object on each line"
+        )
+    try:
+        rows = json.loads(whole)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "it is nested too deep"
+        raise UserError(
+            f"{path} begins like one JSON list, but cannot be read ({reason}); JSON lines were "
+            "expected, one object on each line"
+        ) from error
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            problems.add(f"{path.name}:{number}", "metadata-line", "the entry is no JSON object")
 
 
 def _csv(path: Path, file_column: str, problems: Problems) -> Rows:
@@ -163,17 +211,15 @@ def _looks_like_a_row(header: list[str]) -> bool:
     return any(("." in name and " " not in name) or "/" in name for name in header)
 
 
-def _parquet(path: Path, file_column: str, problems: Problems) -> Rows:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _parquet_rows(path: Path, file_column: str, wanted: Collection[str]) -> Rows:
+    """The rows, of the wanted columns and of those that hold text whatever its Arrow type."""
+    pa, pq = parquet_library()
     try:
         file = pq.ParquetFile(path)
-        wanted = {file_column, *CAPTION_COLUMNS}
-        names = file.schema_arrow.names
-        columns = [n for n in names if n in wanted or pa.types.is_string(_type(file, n))]
-        if file_column not in names:
-            yield 1, dict.fromkeys(names)
+        schema = file.schema_arrow
+        columns = [f.name for f in schema if f.name in wanted or holds_text(pa, f.type)]
+        if file_column not in schema.names:
+            yield 1, dict.fromkeys(schema.names)
             return
         number = 0
         for batch in file.iter_batches(batch_size=4096, columns=columns):
@@ -182,10 +228,6 @@ def _parquet(path: Path, file_column: str, problems: Problems) -> Rows:
                 yield number, row
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a readable parquet file ({_first(error)})") from error
-
-
-def _type(file: Any, name: str) -> Any:
-    return file.schema_arrow.field(name).type
 
 
 def _first(error: Exception) -> str:

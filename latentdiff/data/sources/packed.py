@@ -104,6 +104,11 @@ class Problems(Sequence[Problem]):
         self._where.append(where)
         self._what.append(self._known.setdefault(what, what))
 
+    def extend(self, others: Problems) -> None:
+        """Add all of another list's."""
+        for where, what in zip(others._where, others._what, strict=True):
+            self.add(where, what[0], what[1], fatal=what[2])
+
     def __len__(self) -> int:
         return len(self._where)
 

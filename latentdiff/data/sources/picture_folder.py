@@ -1,4 +1,4 @@
-"""Folders of pictures: with a metadata table, with .txt sidecars, or with a folder for each class.
+"""Folders of pictures: with a metadata table, caption files, or a folder for each class.
 
 The pictures' order is the table's, or that of their paths' bytes: never the file system's.
 """
@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import os
 import posixpath
-import stat
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import latentdiff.data.sources.text as text
-from latentdiff.data.decode.regular import file_state, read_regular, unreadable
+from latentdiff.data.decode.regular import file_state, read_regular
 from latentdiff.data.records import BadPicture
-from latentdiff.data.sources.listed import Listed
+from latentdiff.data.sources.kohya import folder_words
+from latentdiff.data.sources.listed import Listed, lowest_terms
 from latentdiff.data.sources.listing import Listing, inside
 from latentdiff.data.sources.metadata import Metadata
+from latentdiff.data.sources.named_files import NamedFiles
 from latentdiff.data.sources.packed import (
     Captions,
     CaptionsBuilder,
@@ -28,6 +28,8 @@ from latentdiff.data.sources.packed import (
     Problems,
     printable,
 )
+from latentdiff.data.sources.png_prompts import prompt_of
+from latentdiff.data.sources.sidecars import Sidecars
 from latentdiff.errors import UserError
 
 
@@ -94,7 +96,7 @@ def from_metadata(
     named: set[bytes] = set()  # by rows that cannot be used
     captions = CaptionsBuilder()
     total, first_missing = 0, ""
-    files = _Files(os.path.dirname(os.path.realpath(os.fsencode(table.path))))
+    files = NamedFiles(os.path.dirname(os.path.realpath(os.fsencode(table.path))))
     for entry in table.entries(problems):
         total += 1
         try:
@@ -104,6 +106,9 @@ def from_metadata(
             first_missing = first_missing or _shown(entry.file)
             continue
         where = f"{entry.where} {printable(path)}"
+        if path in files.by_case:
+            reason = f"{_shown(entry.file)} was taken for it: the names differ by case only"
+            problems.add(where, "names-by-case", reason, fatal=False)
         found, findings = text.from_value(entry.caption)
         _report(problems, where, findings, need_captions)
         if not found and need_captions:
@@ -135,61 +140,6 @@ def _shown(file: object) -> str:
     return printable(file)[:200] if isinstance(file, str) else repr(file)[:80]
 
 
-class _Files:
-    """Finds what a table names, below the table's folder and nowhere else."""
-
-    def __init__(self, base: bytes) -> None:
-        self.base = base
-        self._folders: dict[bytes, bool] = {}  # whether it stands inside, links resolved
-
-    def find(self, file: object) -> bytes:
-        """A table's file name -> the path of a regular file below `base`. Raises BadPicture."""
-        if not isinstance(file, str) or not file.strip():
-            raise BadPicture("file-name", "the file name is missing or not a string")
-        if "\0" in file:
-            raise BadPicture("file-name", "the file name holds a zero byte")
-        if "://" in file:
-            raise BadPicture("file-name", "an address, not a file; download it first")
-        if file.startswith(("/", "\\", "~/")) or file[1:3] in (":\\", ":/"):
-            raise BadPicture("path-out", "an absolute path; give it relative to the table's folder")
-        try:
-            path = os.fsencode(file)
-        except UnicodeEncodeError as error:
-            raise BadPicture("file-name", "the file name is no valid text") from error
-        tried = [path]
-        if b"\\" in path:
-            tried.append(path.replace(b"\\", b"/"))
-        # A Mac writes decomposed names; the table often holds the composed form, or the reverse.
-        if not path.isascii():
-            tried += [os.fsencode(unicodedata.normalize(form, file)) for form in ("NFC", "NFD")]
-        for candidate in tried:
-            if b".." in candidate.split(b"/"):
-                raise BadPicture("path-out", 'a path with ".." may lead out of the data set')
-        problem = BadPicture("missing", "there is no such file")
-        for candidate in tried:
-            clean = posixpath.normpath(candidate)
-            try:
-                self._check(clean)
-            except OSError as error:
-                known = unreadable(error)
-                problem = problem if known.code == "missing" else known
-                continue
-            return clean
-        raise problem
-
-    def _check(self, path: bytes) -> None:
-        whole = os.path.join(self.base, path)
-        mode = os.lstat(whole).st_mode
-        linked = stat.S_ISLNK(mode)
-        if not stat.S_ISREG(os.stat(whole).st_mode if linked else mode):
-            raise BadPicture("not-a-file", "a folder, device, FIFO or socket, not a file")
-        folder = posixpath.dirname(whole)
-        if folder not in self._folders:
-            self._folders[folder] = folder == self.base or inside(folder, self.base)
-        if not self._folders[folder] or (linked and not inside(whole, self.base)):
-            raise BadPicture("path-out", "a link out of the data set is not followed")
-
-
 def _nothing(
     table: Metadata, total: int, first: str, listing: Listing, problems: Problems
 ) -> UserError:
@@ -200,9 +150,10 @@ def _nothing(
     near = by_name.get(posixpath.basename(os.fsencode(first.replace("\\", "/"))))
     if near is not None:
         guess = f" {printable(near)} has that name: file names are relative to the table's folder."
+    first = f" (first: {first!r})" if first else ""
     return UserError(
-        f"none of the {total:,} rows of {table.path} can be used (first: {first!r})"
-        f"{problems.summary()}.{guess}"
+        f"none of the {total:,} rows of {table.path} can be used{first}"
+        f"{problems.summary()}.{guess or table.without_captions()}"
     )
 
 
@@ -217,11 +168,11 @@ def _refuse_disagreement(
     if not listing.texts:
         return
     differ, example = 0, ""
+    sidecars = Sidecars(listing)
     for row, path in enumerate(paths):
-        sidecar = prefix + posixpath.splitext(path)[0] + b".txt"
-        if sidecar not in listing.texts:
+        if sidecars.of(prefix + path) is None:
             continue
-        said, _ = _read_sidecar(listing.root, sidecar)
+        said, _ = sidecars.read(prefix + path)
         if said and tuple(dict.fromkeys(said)) != captions.of(row):
             differ += 1
             example = example or (
@@ -234,42 +185,89 @@ def _refuse_disagreement(
         )
 
 
-def _read_sidecar(root: bytes, path: bytes) -> tuple[list[str], list[text.Finding]]:
-    try:
-        data = read_regular(os.path.join(root, path), max_bytes=text.MAX_SIDECAR)
-    except BadPicture as problem:
-        code = "caption-long" if problem.code == "too-large" else "caption-missing"
-        return [], [text.Finding(code, f"the caption file: {problem}", True)]
-    return text.from_file(data)
-
-
 def from_sidecars(name: str, listing: Listing, *, need_captions: bool = True) -> FolderSource:
-    """Pictures with a .txt file of the same name beside them; each of its lines is a caption."""
-    problems = listing.problems
+    """Pictures with a caption file of the same name beside them; each line is a caption."""
+    sidecars = Sidecars(listing)
+    source = _captioned(name, listing, sidecars.read, "caption files", need_captions=need_captions)
+    sidecars.report_unused(listing.problems)
+    return source
+
+
+def from_png(name: str, listing: Listing, *, need_captions: bool = True) -> FolderSource:
+    """PNG pictures that hold the prompt they were made from; it becomes the caption."""
+
+    def read(picture: bytes) -> tuple[list[str], list[text.Finding]]:
+        try:
+            prompt = prompt_of(read_regular(os.path.join(listing.root, picture)))
+        except BadPicture as problem:
+            return [], [text.Finding(problem.code, str(problem), True)]
+        return text.from_value(prompt)
+
+    return _captioned(name, listing, read, "prompts in PNG files", need_captions=need_captions)
+
+
+Captioned = Callable[[bytes], tuple[list[str], list[text.Finding]]]
+
+
+def _captioned(
+    name: str, listing: Listing, read: Captioned, kind: str, *, need_captions: bool
+) -> FolderSource:
+    """The pictures of a listing with the captions that `read` finds for each."""
     paths: list[bytes] = []
     captions = CaptionsBuilder()
-    unused = set(listing.texts)
     for path in listing.pictures:
-        sidecar = posixpath.splitext(path)[0] + b".txt"
-        if sidecar in listing.texts:
-            unused.discard(sidecar)
-            found, findings = _read_sidecar(listing.root, sidecar)
-        else:
-            found, findings = [], [text.Finding("caption-missing", "no .txt file beside it", True)]
-        _report(problems, printable(path), findings, need_captions)
+        found, findings = read(path)
+        _report(listing.problems, printable(path), findings, need_captions)
         if not found and need_captions:
             continue
         captions.add(len(paths), found)
         paths.append(path)
-    for sidecar in sorted(unused):
-        problems.add(
-            printable(sidecar), "picture-missing", "a caption without a picture", fatal=False
-        )
     if not paths:
-        raise UserError(f"{name}: no picture with a usable .txt caption{problems.summary()}")
+        first = next((p.reason for p in listing.problems if p.code == "caption-missing"), "")
+        raise UserError(
+            f"{name}: no picture with a usable caption ({kind}){listing.problems.summary()}"
+            f"{f' ({first})' if first else ''}"
+        )
     built = captions.build(len(paths))
-    kind = ".txt sidecars" if built.count else "no captions"
-    return FolderSource(name, listing.root, PackedStrings.of(paths), built, problems, kind)
+    kind = kind if built.count else "no captions"
+    return FolderSource(name, listing.root, PackedStrings.of(paths), built, listing.problems, kind)
+
+
+def from_kohya(name: str, listing: Listing) -> FolderSource:
+    """Pictures in folders such as `10_sks dog`: captions from files beside them, else the folder's
+    words; the numbers weigh the folders against each other. See the module kohya."""
+    sidecars = Sidecars(listing)
+    repeats: list[int] = []
+    paths: list[bytes] = []
+    captions = CaptionsBuilder()
+    for path in listing.pictures:
+        words = folder_words(printable(path.split(b"/", 1)[0]))
+        assert words is not None
+        if words[0] == 0:
+            reason = "its folder asks for 0 repeats"
+            listing.problems.add(printable(path), "repeats", reason)
+            continue
+        if sidecars.of(path) is None:
+            found, findings = text.from_value(words[1])
+        else:
+            found, findings = sidecars.read(path)
+        _report(listing.problems, printable(path), findings, True)
+        if found:
+            captions.add(len(paths), found)
+            repeats.append(words[0])
+            paths.append(path)
+    sidecars.report_unused(listing.problems)
+    if not paths:
+        raise UserError(f"{name}: no picture with a usable caption{listing.problems.summary()}")
+    folders = sorted({printable(path.split(b"/", 1)[0]) for path in paths})
+    shown = ", ".join(folders[:4]) + (", …" if len(folders) > 4 else "")
+    packed = PackedStrings.of(paths)
+    kind = f"kohya folders: {shown}"
+    source = FolderSource(
+        name, listing.root, packed, captions.build(len(paths)), listing.problems, kind
+    )
+    source.repeats = lowest_terms(repeats)
+    return source
 
 
 def from_classes(name: str, listing: Listing, *, template: str) -> FolderSource:

@@ -22,13 +22,10 @@ from latentdiff.data.sources.dataset import short_names
 from latentdiff.data.sources.find import expand, expand_numbers, files_of_split
 from latentdiff.data.sources.listing import is_archive
 from latentdiff.data.sources.packed import Problems, counted, printable
-from latentdiff.data.sources.tar import (
-    TarOptions,
-    is_packed,
-    read_at,
-    shard_samples,
-    unpack,
-)
+from latentdiff.data.sources.parquet_library import datasets_library
+from latentdiff.data.sources.tar import read_at
+from latentdiff.data.sources.tar_packed import is_packed, unpack
+from latentdiff.data.sources.tar_samples import TarOptions, shard_samples
 from latentdiff.errors import UserError
 
 OPEN_SHARDS = 8  # read at a time, a sample of each in turn, so that they are well mixed
@@ -143,6 +140,7 @@ class StreamSource:
 
     def _epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
         """This process's samples of one epoch, the pictures still to be read."""
+        datasets_library()
         from datasets import IterableDataset
         from datasets.distributed import split_dataset_by_node
 
