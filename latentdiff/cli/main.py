@@ -2,17 +2,21 @@
 
 Exit codes: 0 done, 1 a check that found something, or a broken invariant (with its traceback),
 2 the user's mistake, 130 stopped by Ctrl-C.
+
+A reader of the output that goes away (`| head`) does not stop the work.
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
-from latentdiff import __version__
+from latentdiff import __version__, console
 from latentdiff.errors import UserError, unknown_name
 
 # Name -> (module with `main(argv) -> int`, one line of help). Loaded on use only.
@@ -29,6 +33,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lora": ("latentdiff.cli.lora", "inspect, convert and merge LoRA files"),
     "scenes": ("latentdiff.cli.scenes", "look at, export and render the procedural scenes"),
 }
+
+
+_SURROGATE = re.compile(r"[\udc80-\udcff]")
 
 
 def usage() -> str:
@@ -56,15 +63,30 @@ def run(argv: Sequence[str]) -> int:
         if argv[0] not in COMMANDS:
             raise unknown_name("command", argv[0], COMMANDS)
         module = importlib.import_module(COMMANDS[argv[0]][0])
-        return int(module.main(list(argv[1:])))
+        return int(module.main([_with_home(word) for word in argv[1:]]))
     except UserError as error:
         print(f"latentdiff: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return _stopped()
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+    except UnicodeEncodeError as error:
+        undecodable = next((word for word in argv if _SURROGATE.search(word)), None)
+        if undecodable is None:
+            raise
+        print(
+            f"latentdiff: error: {undecodable!r} holds bytes that are no text "
+            f"({error.object[error.start]!r}); expected {sys.getfilesystemencoding().upper()}",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _with_home(word: str) -> str:
+    """`--run-dir=~/runs` with the home folder: shells expand ~ only at the beginning of a word."""
+    name, equals, value = word.partition("=")
+    if name.startswith("--") and equals and (value == "~" or value.startswith("~/")):
+        return f"{name}={Path(value).expanduser()}"
+    return word
 
 
 def _stopped() -> int:
@@ -81,13 +103,16 @@ def entry_point() -> None:
         pressed = True
         raise KeyboardInterrupt
 
+    console.install()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
         code = run(sys.argv[1:])
+    except SystemExit as stop:  # a parser that has shown its help
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception:
         # A library that is interrupted while it is imported may make another error of it.
         if not pressed:
             raise
         code = _stopped()
-    sys.exit(code)
+    sys.exit(console.finish(code))

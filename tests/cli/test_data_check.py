@@ -66,7 +66,7 @@ def test_problems_are_named_with_code_1_and_originals_are_not_touched(folder, tm
     assert code == 1
     for line in (
         "cut.png: the PNG is cut off",
-        "alone.png: no .txt file beside it",
+        "alone.png: no .txt or .caption file beside it",
         "1.png = again.png",
         "3.png the same pixels as leak.bmp",
         " tokens, beyond the limit: ",

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -9,7 +10,9 @@ from latentdiff.cli import main
 
 
 @pytest.fixture
-def interrupts():
+def interrupts(monkeypatch):
+    for name in ("stdout", "stderr"):  # which the entry point replaces
+        monkeypatch.setattr(sys, name, getattr(sys, name))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -5,7 +5,7 @@ The parent reads, sends, and waits: a worker that takes too long is killed, one 
 replaced, and in both cases it is that item's `Failure` and nobody else's. Only raw bytes go
 between them, nothing is unpickled.
 
-Workers ignore Ctrl-C, which is the parent's to handle, and end when the parent does.
+Workers do not hear Ctrl-C, which is the parent's to handle, and end, without a word, when it does.
 """
 
 from __future__ import annotations
@@ -97,7 +97,10 @@ class _Worker:
         command = [sys.executable, "-P", "-m", __name__, self.function, str(number)]
         try:
             self.process = subprocess.Popen(
-                [*command, str(self.memory)], pass_fds=(number,), stdin=subprocess.DEVNULL
+                [*command, str(self.memory)],
+                pass_fds=(number,),
+                stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C in a terminal is not for it, from its first moment on
             )
         finally:
             theirs.close()
@@ -162,7 +165,7 @@ def _work(function: Callable[[bytes], bytes], pipe: Connection) -> int:
     while True:
         try:
             data = pipe.recv_bytes()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: the parent was killed with bytes on their way
             return 0
         try:
             answer = function(data)
@@ -176,7 +179,7 @@ def _main(argv: list[str]) -> int:
     module, _, name = argv[0].partition(":")
     function = getattr(importlib.import_module(module), name)
     _limit_memory(int(argv[2]))
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         return _work(function, Connection(int(argv[1])))
     return 0
 
