@@ -132,6 +132,8 @@ def load_yaml(cls: type[C], path: str | Path, *, base: C | None = None) -> C:
         raise UserError(f"no config file at {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the config file {path}: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deep to be a config file") from error
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise UserError(f"{path} is not valid YAML: {problem}") from error

@@ -230,3 +230,30 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "a.json", {"x": float("nan")})
     assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_inside_a_new_folder_is_told_with_the_folders_own_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the disk is full") as refused:  # noqa: SIM117
+        with files.publish_folder(tmp_path / "out") as folder:
+            with files.atomic_path(folder / "weights.bin"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(tmp_path / "out" / "weights.bin") in str(refused.value)
+    assert ".tmp-" not in str(refused.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_temporary_is_abandoned_once_its_process_is_dead(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from latentdiff import files\n"
+        "with files.atomic_path(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "a.bin")], check=False)
+    (left,) = tmp_path.iterdir()
+    assert files.abandoned(left)
+    own = left.with_name(left.name.replace(left.name.split("-")[-2], str(os.getpid())))
+    assert not files.abandoned(own)
+    assert not files.abandoned(tmp_path / ".tmp-a-1-2")
+    assert not files.abandoned(tmp_path / "a.bin")

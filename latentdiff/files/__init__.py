@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import uuid
@@ -30,6 +31,7 @@ from latentdiff.files.lock import FolderLock
 __all__ = [
     "MANIFEST",
     "FolderLock",
+    "abandoned",
     "atomic_path",
     "discard_folder",
     "new_file",
@@ -53,8 +55,28 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def _temporary_beside(path: Path) -> Path:
     # The suffix is kept: picture libraries choose the format by it. A name holds 255 bytes.
     stem = path.stem.encode("utf-8")[:120].decode("utf-8", "ignore")
-    unique = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    unique = f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     return path.with_name(f"{_TEMPORARY}{stem}-{unique}{path.suffix[:40]}")
+
+
+@functools.cache
+def _host() -> str:
+    """Four digits for this machine."""
+    return hashlib.sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:4]
+
+
+def abandoned(temporary: Path) -> bool:
+    """Whether a temporary is of a process of this machine that is no more."""
+    named = re.search(r"-([0-9a-f]{4})-(\d+)-[0-9a-f]{8}(\.|$)", temporary.name)
+    if not temporary.name.startswith(_TEMPORARY) or named is None or named.group(1) != _host():
+        return False
+    try:
+        os.kill(int(named.group(2)), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def sync(path: Path) -> None:
@@ -159,6 +181,9 @@ def _published(
         yield
     except Exception as error:
         number = _error_number(error)
+        if isinstance(error, UserError) and str(temporary) in str(error):
+            # Of a file inside a folder that is being published: the user knows its last place.
+            raise UserError(str(error).replace(str(temporary), str(target))) from error
         if number is None:
             raise
         size = max(size, _size(temporary))

@@ -10,7 +10,18 @@ ROOT = Path(__file__).parents[2]
 # Rooms from the ground up. A room imports only from rooms on lines before its own, or, on its own
 # line, from rooms listed before it.
 FLOORS: list[list[str]] = [
-    ["errors", "console", "seeding", "files", "config", "progress", "devices", "pixels", "sheet", "html"],
+    [
+        "errors",
+        "console",
+        "seeding",
+        "files",
+        "config",
+        "progress",
+        "devices",
+        "pixels",
+        "sheet",
+        "html",
+    ],
     ["diffusion", "checkpoints", "scenes", "data", "evaluation"],
     ["schedulers", "conditioning"],
     ["models", "sampling"],

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from latentdiff import files
 from latentdiff.data.cache import build as cache_build
 from latentdiff.data.cache.build import Team, build
 from latentdiff.data.cache.keys import stack
@@ -348,3 +349,31 @@ def test_what_a_killed_write_left_goes_when_it_is_old(tmp_path):
     build(cache.store(CONTEXTS), keys_of([]), lambda i: i, list)
     assert (old.exists(), new.exists()) == (False, True)
     assert cache.damaged == []
+
+
+def test_what_a_killed_build_left_goes_when_the_cache_is_opened_again(tmp_path):
+    LatentCache(tmp_path / "cache", create=True).close()
+    child = multiprocessing.get_context("fork").Process(target=die_in_a_write, args=(tmp_path,))
+    child.start()
+    child.join(30)
+    left = list((tmp_path / "cache").rglob(".tmp-*"))
+    assert len(left) == 2
+    cache = LatentCache(tmp_path / "cache")  # whoever only reads deletes nothing
+    assert all(path.exists() for path in left)
+    cache.close()
+    with files.atomic_path(tmp_path / "cache" / MOMENTS / "mine.safetensors") as mine:
+        mine.touch()
+        LatentCache(tmp_path / "cache", create=True).close()
+        assert mine.exists()
+    assert list((tmp_path / "cache").rglob(".tmp-*")) == []
+
+
+def die_in_a_write(folder):
+    cache = folder / "cache"
+    with (
+        files.atomic_path(cache / MOMENTS / "a.safetensors") as one,
+        files.atomic_path(cache / "uses" / "b.safetensors") as two,
+    ):
+        one.touch()
+        two.touch()
+        os._exit(9)

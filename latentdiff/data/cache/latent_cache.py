@@ -187,10 +187,15 @@ class Store:
 
     def remove_temporaries(self, older_than: float = LEFT_SECONDS) -> None:
         """Delete what an interrupted write left, unless it may still be going on."""
-        for path in self.folder.glob(".tmp-*"):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime >= older_than:
-                    path.unlink()
+        sweep(self.folder, older_than)
+
+
+def sweep(folder: Path, older_than: float = LEFT_SECONDS) -> None:
+    """Delete the temporaries in a folder whose writer is dead, or that are so many seconds old."""
+    for path in folder.glob(".tmp-*"):
+        with contextlib.suppress(OSError):
+            if files.abandoned(path) or time.time() - path.stat().st_mtime >= older_than:
+                path.unlink()
 
 
 class LatentCache:
@@ -206,6 +211,9 @@ class LatentCache:
         _mark(self.folder, create)
         self._lock: int | None = _lock(self.folder, alone)
         self._stores: dict[str, Store] = {}
+        if create:
+            for place in (self.folder, *(self.folder / name for name in (*KINDS, "uses"))):
+                sweep(place)
 
     def __getstate__(self) -> dict[str, Any]:
         # The process that it came from holds the lock.

@@ -171,7 +171,7 @@ def _label_texts(where: Path, table: Any, column: str) -> tuple[str, ...]:
         try:
             features = json.loads(metadata)["info"]["features"]
             names = list(features[column].get("names", []))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             names = []
     texts = []
     for row, value in enumerate(values):
