@@ -5,20 +5,29 @@ BIN := $(VENV)/bin
 PROMPT ?= a cat in the snow
 SEED ?= 0
 IMAGE ?= cat.png
+NUMERIC := tests/diffusion tests/schedulers tests/test_sampling.py tests/test_seeding.py \
+  tests/pipelines/test_parity_with_diffusers.py tests/models/test_autoencoder.py \
+  tests/evaluation/test_distances.py tests/evaluation/test_clip_score.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help image test slow torture check format lint types docs setup clean
+.PHONY: help image test numerics slow torture check format lint types docs setup clean
 
 help:
 	@echo 'make image [PROMPT="a fox in the forest"] [SEED=3] [IMAGE=fox.png]   draw a picture'
 	@echo 'make test     the test suite (under 6 minutes on 2 cores)'
 	@echo 'make slow     the slow tests'
 	@echo 'make torture  checkpoints under 200 kills, cut files, flipped bits (minutes)'
-	@echo 'make check    format, lint, types, tests, docs: what CI runs'
+	@echo 'make numerics the mathematics as processors without AVX-512, and without vectors, compute it'
+	@echo 'make check    format, lint, types, tests, numerics, docs: what CI runs'
 	@echo 'make format   rewrite the code in the house format'
 
 image: $(VENV)/.installed
 	@$(BIN)/latentdiff generate "$(PROMPT)" --seed $(SEED) -o "$(IMAGE)"
+	@echo
+	@echo 'The command lies in $(BIN). To draw more, paste:'
+	@echo '  $(BIN)/latentdiff generate "a fox in the forest" -o fox.png --seed 3'
+	@echo 'or, once for this terminal, so that `latentdiff` alone is found:'
+	@echo '  . $(BIN)/activate'
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -29,7 +38,13 @@ slow: $(VENV)/.installed-dev
 torture: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m torture -n 2 --dist worksteal tests/torture
 
-check: lint types test docs
+check: lint types test numerics docs
+
+# The mathematics again as other processors compute it: without vectors, and with AVX2 alone.
+numerics: $(VENV)/.installed-dev
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -n 2 --dist loadfile $(NUMERIC)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -60,11 +75,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@echo "Installing the libraries into $(VENV) (once; some minutes) ..."
+	$(BIN)/python -m pip install --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,lora]'
+	@echo "Installing the libraries into $(VENV) (once; some minutes) ..."
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,lora]'
 	@touch $(VENV)/.installed $@
 
 clean:

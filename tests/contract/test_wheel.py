@@ -4,6 +4,7 @@ import itertools
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -63,6 +64,22 @@ def test_the_wheel_holds_the_pictures_and_the_model(names: set[str]) -> None:
         for file in (ROOT / folder).rglob("*"):
             if file.is_file():
                 assert file.relative_to(ROOT).as_posix() in names
+
+
+@pytest.mark.slow
+def test_the_source_archive_holds_all_that_its_tests_need(tmp_path: Path) -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split("\0")[:-1]
+    tree = tmp_path / "tree"
+    for name in tracked:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name)
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir"]
+    subprocess.run([*command, str(tmp_path / "out"), str(tree)], check=True, capture_output=True)
+    with tarfile.open(next((tmp_path / "out").glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert set(tracked) - held <= {".gitignore"}
 
 
 def test_every_package_of_the_checkout_is_declared() -> None:
