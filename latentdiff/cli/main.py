@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("latentdiff.cli.data", "check pictures before training; build and clean caches"),
     "convert": ("latentdiff.cli.convert", "a model folder to a single file, or back"),
     "lora": ("latentdiff.cli.lora", "inspect, convert and merge LoRA files"),
+    "doctor": ("latentdiff.cli.doctor", "say what this machine has, what is slow on it, and why"),
     "scenes": ("latentdiff.cli.scenes", "look at, export and render the procedural scenes"),
 }
 

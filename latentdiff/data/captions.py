@@ -129,7 +129,7 @@ class CaptionReport:
     limit: tokens that the text encoder reads at once, begin and end marks included.
     histogram: (longest + 1,) int64, captions by their number of tokens, marks included.
     over: captions beyond the limit. long: the first of them, at most `LISTED`.
-    without: (k,) int64, rows that have no caption.
+    without: (k,) int64, rows that have no caption. beyond: every text that is over the limit.
     """
 
     limit: int
@@ -137,6 +137,7 @@ class CaptionReport:
     over: int
     long: tuple[LongCaption, ...]
     without: NDArray[np.int64]
+    beyond: frozenset[str] = frozenset()
 
     @property
     def longest(self) -> int:
@@ -200,6 +201,7 @@ def lengths(
     over = 0
     long: list[tuple[int, str, int]] = []
     without: list[int] = []
+    beyond: set[str] = set()
     for first in range(0, len(source), _TOGETHER):
         rows = range(first, min(first + _TOGETHER, len(source)))
         texts = [policy.texts(source.captions(row)) for row in rows]
@@ -213,6 +215,7 @@ def lengths(
         if not (tokens > limit).any():
             continue
         over += int((tokens > limit).sum())
+        beyond.update(text for text in distinct if counted[text] > limit)
         for row, several in zip(rows, texts, strict=True):
             long += [(row, text, counted[text]) for text in several if counted[text] > limit]
         del long[LISTED:]
@@ -226,6 +229,7 @@ def lengths(
             for row, text, tokens in long
         ),
         without=np.array(without, np.int64),
+        beyond=frozenset(beyond),
     )
 
 

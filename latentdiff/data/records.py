@@ -33,7 +33,7 @@ class Problem:
     """One thing that is wrong with a data set.
 
     where: the sample's id, or the file that holds several. code: a short stable word such as
-    "truncated" or "caption-empty". fatal: the sample cannot be used (otherwise it was mended).
+    "truncated" or "caption-empty". fatal: the sample cannot be used (otherwise it is only noted).
     """
 
     where: str
@@ -58,7 +58,7 @@ class Source(Protocol):
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """What listing found: rows that were left out, captions that were mended."""
+        """What listing found: rows that were left out, what is noted."""
         ...
 
     def __len__(self) -> int: ...

@@ -45,7 +45,9 @@ class TrainConfig:
     steps: int | None = None
     """Optimizer steps; with --decay-from and --continue-from, counted from the branch."""
     max_minutes: float | None = None
-    """Wall time since the loop began (compiling included), summed over resumed sittings."""
+    """Wall minutes of the run, summed over resumed sittings: reading data, filling the cache,
+    compiling and validating count; importing the libraries before it does not, nor do the last
+    validation, sheet and checkpoint after it."""
 
     optimizer: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     """AdamW, fused; or with its moments in 8 bits (needs the package bitsandbytes); or Muon for

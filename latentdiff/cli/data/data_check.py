@@ -32,7 +32,7 @@ NAMED = 10
 DESCRIPTION = """\
 Look at every picture and every caption before a training does. Each picture is decoded in a
 separate process, so one that hangs, swells or crashes the decoder is named and the rest go
-on. Found are: what cannot be read and why, what was mended, copies, near-duplicates, pictures that
+on. Found are: what cannot be read and why, what is noted, copies, near-duplicates, pictures that
 training and validation share, captions that are missing or too long, and how the pictures fall
 into buckets. The pictures are never touched.
 
@@ -196,7 +196,10 @@ def lines(findings: Findings) -> Iterable[str]:
     left_out = len(findings.left_out)
     kept = len(findings.source) - left_out
     fatal = sum(problem.fatal for problem in findings.source.problems)
-    yield f"\n{kept:,} pictures can be used, each once; {left_out + fatal:,} entries are left out"
+    yield (
+        f"\n{kept:,} {'picture' if kept == 1 else 'pictures'} can be used, each once; "
+        f"{left_out + fatal:,} {'entry is' if left_out + fatal == 1 else 'entries are'} left out"
+    )
 
 
 def _listed(title: str, entries: Sequence[str]) -> Iterable[str]:

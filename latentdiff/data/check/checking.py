@@ -110,6 +110,20 @@ class Findings:
         return [row for row in self.plan.too_small.tolist() if self.looked.ok[row]]
 
     @property
+    def too_long(self) -> list[int]:
+        """Rows whose every caption is over the text encoder's limit, as training refuses them."""
+        if self.captions is None or not self.captions.beyond:
+            return []
+        beyond = self.captions.beyond
+        captions = ((row, self.source.captions(row)) for row in range(len(self.source)))
+        return [row for row, texts in captions if any(texts) and beyond.issuperset(texts)]
+
+    def usable_captions(self, row: int) -> list[str]:
+        """A row's captions without those over the text encoder's limit."""
+        beyond = self.captions.beyond if self.captions is not None else frozenset()
+        return [text for text in self.source.captions(row) if text and text not in beyond]
+
+    @property
     def left_out(self) -> dict[int, str]:
         """Rows that a clean data set is without, and why; of copies, the first stays."""
         reasons: dict[int, str] = {}
@@ -120,6 +134,8 @@ class Findings:
             reasons.setdefault(row, "caption-missing")
         for row in self.too_small:
             reasons.setdefault(row, "too-small")
+        for row in self.too_long:
+            reasons.setdefault(row, "caption-long")
         for leak in self.leaks:
             reasons.setdefault(leak.row, "leak")
         for group in self.copies:
@@ -132,7 +148,8 @@ class Findings:
     def clean(self) -> bool:
         """Whether every sample that the data set lists can be trained on as it is."""
         fatal = any(problem.fatal for problem in self.problems)
-        return not (fatal or self.copies or self.leaks)
+        long = self.captions is not None and self.captions.over > 0
+        return not (fatal or self.copies or self.leaks or long)
 
 
 def check(

@@ -51,8 +51,8 @@ def _folder(source: InFiles) -> Path:
 def write_manifest(path: Path, findings: Findings) -> int:
     """Write what `findings.left_out` leaves, one line a picture; returns the number of lines.
 
-    A picture that has copies is kept once, with the captions of all of them. Raises UserError when
-    nothing would be left.
+    A picture that has copies is kept once, with the captions of all of them. Captions over the
+    text encoder's limit are left out. Raises UserError when nothing would be left.
     """
     refuse_place(path, findings.source)
     source = findings.source
@@ -69,7 +69,7 @@ def write_manifest(path: Path, findings: Findings) -> int:
         if row in left_out:
             continue
         rows = [row, *more.get(row, [])]
-        captions = list(dict.fromkeys(c for r in rows for c in source.captions(r) if c))
+        captions = list(dict.fromkeys(c for r in rows for c in findings.usable_captions(r)))
         name = source.path(row).relative_to(base).as_posix()
         text = captions[0] if len(captions) == 1 else captions
         lines.append(_line({"file_name": name, "text": text}))

@@ -82,6 +82,10 @@ def not_a_picture(head: bytes) -> BadPicture:
     name = sniff(head)
     if name == "Git LFS pointer":
         return BadPicture("format", "a Git LFS pointer, not the picture; run `git lfs pull`")
+    if name == "HTML":
+        return BadPicture(
+            "format", "a web page, not the picture: the download went wrong; fetch it again"
+        )
     if name is not None:
         return BadPicture("format", f"{name} is not read; convert it to JPEG, PNG or WebP")
     if not head.strip(b"\0"):

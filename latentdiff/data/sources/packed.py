@@ -125,9 +125,9 @@ class Problems(Sequence[Problem]):
         return Problem(self._where[index], code, reason, fatal)
 
     def summary(self) -> str:
-        """For a source's one line: "; left out: 2 missing, 1 caption-empty; mended: …", or ""."""
+        """For a source's one line: "; left out: 2 missing, 1 caption-empty; noted: …", or ""."""
         words = ""
-        for fatal, verb in ((True, "left out"), (False, "mended")):
+        for fatal, verb in ((True, "left out"), (False, "noted")):
             counts = Counter(code for code, _, f in self._what if f is fatal)
             if counts:
                 listed = ", ".join(f"{n:,} {code}" for code, n in counts.most_common())

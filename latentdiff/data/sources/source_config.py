@@ -22,8 +22,9 @@ class SourceConfig:
     """Column or key of the captions: text, caption or prompt if not named."""
     caption_template: str = "a photo of a {label}"
     """Caption of a picture that only has a label, such as its folder's name."""
-    captions_from: Literal["metadata", "sidecars"] | None = None
-    """Which captions hold where a metadata file and .txt files disagree."""
+    captions_from: Literal["metadata", "sidecars", "png"] | None = None
+    """Which captions hold where a metadata file and .txt files disagree; png: the prompts that
+    generators left in PNG files."""
 
     def open(
         self, where: str | Path, *, need_captions: bool = True, allow_gif_tiff: bool = False

@@ -23,7 +23,7 @@ from latentdiff.data.cache.latent_cache import LatentCache
 from latentdiff.data.captions import CaptionConfig, CaptionReport, lengths
 from latentdiff.data.decode.decoding import decode
 from latentdiff.data.order import BucketOrder
-from latentdiff.data.records import BadPicture, Source
+from latentdiff.data.records import BadPicture, Source, Weighted
 from latentdiff.data.transforms import crop_and_flip, fit
 from latentdiff.errors import UserError
 from latentdiff.training.context import RunContext
@@ -186,7 +186,12 @@ class OwnImages:
             if bucket_of[row] >= 0:
                 bucket_of[row] = -1
                 self.bad.add(self.source.id(row), problem)
-        return BucketOrder(bucket_of, batch_size=self.settings.batch_size, seed=self.seed)
+        return BucketOrder(
+            bucket_of,
+            batch_size=self.settings.batch_size,
+            seed=self.seed,
+            repeats=self.source.repeats if isinstance(self.source, Weighted) else (),
+        )
 
     def _hold_out(self) -> list[int]:
         if self.validation is not None:

@@ -9,8 +9,10 @@ from latentdiff.html import page, values
 from latentdiff.html.charts import Curve, line_chart
 from latentdiff.html.page import Html
 from latentdiff.training.record.run_history import RunHistory
-from latentdiff.training.record.validation import ALL, Difference, Stored
+from latentdiff.training.record.validation import ALL, Difference, Stored, change
 
+FEW_UPDATES = 20
+"""Between validations that are compared, before their difference is given a meaning."""
 _STYLE_OF = {"held-out": 1, "train": 2}
 
 
@@ -67,8 +69,7 @@ def validation(history: RunHistory) -> Html | None:
         (
             row.group,
             "all" if row.bin_name == ALL else row.bin_name.removeprefix("t "),
-            f"{row.difference:+.4f}",
-            f"{row.standard_error:.4f}",
+            *change(row),
             _verdict(row),
             f"{row.mean_now:.4f}",
             f"{row.pictures:,}",
@@ -107,6 +108,13 @@ def _conclusion(history: RunHistory, last: Stored) -> str:
         return "No held-out pictures were measured, so nothing can be said about new pictures."
     if len(history.validated) == 1:
         return "Measured once so far: there is nothing to compare with."
+    apart = last.step - last.since
+    if apart < FEW_UPDATES:
+        lie = "update lies" if apart == 1 else "updates lie"
+        return (
+            f"Only {apart:,} {lie} between this validation and the one that it is compared with: "
+            "too few to say anything."
+        )
     if row.significant and row.difference < 0:
         sentence = f"The held-out loss is significantly below that of step {last.since:,}."
     elif row.significant:

@@ -25,6 +25,7 @@ from latentdiff.html.charts import Curve, line_chart, smooth
 from latentdiff.html.page import Html
 from latentdiff.training.record.report_validation import best_step, overall, validation
 from latentdiff.training.record.run_history import RunHistory, Sheet, read_history
+from latentdiff.training.record.validation import change
 
 NAME = "report.html"
 _SHEETS = 10
@@ -100,9 +101,9 @@ def _summary(history: RunHistory) -> Html:
     losses = history.train.get("loss", ([], []))[1]
     if losses:
         tiles.append(("training loss", f"{smooth(losses, window=_window(losses))[-1]:.4g}"))
-    change = overall(history.validated[-1], "held-out") if history.validated else None
-    if change is not None and len(history.validated) > 1:
-        tiles.append(("held-out change", f"{change.difference:+.4f} ± {change.standard_error:.4f}"))
+    row = overall(history.validated[-1], "held-out") if history.validated else None
+    if row is not None and len(history.validated) > 1:
+        tiles.append(("held-out change", " ± ".join(change(row))))
     best = best_step(history)
     if best is not None and len(history.validated) > 1:
         tiles.append(("best step", f"{best:,}"))

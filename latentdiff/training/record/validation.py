@@ -296,13 +296,13 @@ def _scalars(differences: tuple[Difference, ...]) -> dict[str, float]:
     return found
 
 
-def _change(row: Difference) -> str:
-    """Difference ± standard error, with as many digits as the error lends meaning to."""
+def change(row: Difference) -> tuple[str, str]:
+    """Difference and standard error, with as many digits as the error lends meaning to."""
     scale = row.standard_error if row.standard_error > 0 else abs(row.difference)
     digits = 4
     if math.isfinite(scale) and scale > 0:
         digits = min(9, max(4, 1 - math.floor(math.log10(scale))))
-    return f"{row.difference:+.{digits}f} ± {row.standard_error:.{digits}f}"
+    return f"{row.difference:+.{digits}f}", f"{row.standard_error:.{digits}f}"
 
 
 def _line(
@@ -322,7 +322,7 @@ def _line(
         text = f"{row.group} loss {row.mean_now:.4f}"
         if since is not None:
             verdict = "" if row.significant else ", not significant"
-            text += f" ({_change(row)} since step {since}{verdict})"
+            text += f" ({' ± '.join(change(row))} since step {since}{verdict})"
         parts.append(text)
     line = f"step {step}: " + "; ".join(parts or ["no validation pairs"])
     if changed:

@@ -71,13 +71,15 @@ class RunClock:
         return (step - first) / max(1e-9, time.monotonic() - since)
 
     def seconds_left(self, step: int) -> float | None:
-        """Until the end that is known so far."""
+        """Until the end that is known so far; never more than the time limit leaves."""
+        left = None
         if self.end is not None:
             rate = self.steps_per_second(step)
-            return (self.end - step) / rate if rate > 0 else None
+            left = (self.end - step) / rate if rate > 0 else None
         if self._config.max_minutes is not None:
-            return max(0.0, self._config.max_minutes - self.minutes()) * 60
-        return None
+            limit = max(0.0, self._config.max_minutes - self.minutes()) * 60
+            left = limit if left is None else min(left, limit)
+        return left
 
     def plan(self, step: int) -> bool:
         """Fix the decay's bounds if it is time to; whether they are new."""

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from latentdiff import console
 from latentdiff.config import parse
 from latentdiff.errors import UserError
+from latentdiff.training.run import peers
 from latentdiff.training.task import Task
 from latentdiff.training.train_config import TrainConfig
 
@@ -63,6 +65,8 @@ def main_for(
     **keywords: Any,
 ) -> int:
     """`train_from` as a script's whole main: a mistake is one line and exit code 2."""
+    if argv is None:
+        console.install()
     arguments = sys.argv[1:] if argv is None else argv
     return guarded(
         lambda words: train_from(build_task, config_cls, words, prog=prog, **keywords),
@@ -72,7 +76,10 @@ def main_for(
 
 
 def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str], prog: str) -> int:
-    """A script's main: a mistake is one line and exit code 2, Ctrl-C is 130."""
+    """A script's main: a mistake is one line and exit code 2, Ctrl-C is 130.
+
+    Where another process of several has ended, this one ends with one line and exit code 1.
+    """
     try:
         return main(argv)
     except UserError as error:
@@ -81,6 +88,14 @@ def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str], prog: str
     except KeyboardInterrupt:
         _say(f"{prog}: stopped")
         return 130
+    except RuntimeError as error:
+        lost = peers.explain(error)
+        if lost is None:
+            raise
+        _say(f"{prog}: error: {lost}")
+        sys.stdout.flush()
+        # Not a farewell to the group: it would wait for the process that is no more.
+        os._exit(1)
     finally:
         _leave_group()
 

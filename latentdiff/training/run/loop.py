@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from latentdiff import files
+from latentdiff import devices, files
 from latentdiff.errors import UserError
 from latentdiff.training.context import RunContext
 from latentdiff.training.logging import Progress
@@ -74,6 +74,9 @@ def run(
     processes = start(config)
     if processes.is_main:
         print(f"{name}: {processes.describe()}", flush=True)
+        slow = processes.dtype and devices.slow_dtype_note(processes.dtype, processes.device)
+        if slow:
+            print(f"{name}: slow: {slow}", flush=True)
     if config.dry_run:
         if processes.is_main:
             task = build_task(RunContext(folder=folder.path))
@@ -199,7 +202,10 @@ def _result(trainer: Trainer, stopped: Stopped, signal: int) -> RunResult:
 def _farewell(task: Task, result: RunResult) -> str:
     how = {
         "finished": "done",
-        "time": "stopped at the time limit, before its decay had ended",
+        "time": (
+            "stopped at the time limit, before all that was planned was done and the learning rate "
+            "had come down; --resume with a larger --max-minutes goes on from here"
+        ),
         "interrupted": "interrupted; --resume goes on from here",
         "paused": "stopped as asked; --resume goes on from here",
     }[result.stopped]

@@ -25,6 +25,7 @@ from latentdiff.data.cache.build import Team
 from latentdiff.errors import UserError
 from latentdiff.training import sharding
 from latentdiff.training.optimizers.guarded_step import trained_parameters
+from latentdiff.training.run import peers
 from latentdiff.training.train_config import TrainConfig
 
 _SUPPORTED = (
@@ -186,6 +187,8 @@ def start(config: TrainConfig) -> Processes:
     device = torch.device(accelerator.device)
     if config.device == "cpu" and device.type != "cpu":
         raise UserError(f"device is cpu, but this process already computes on {device}")
+    if accelerator.num_processes > 1:
+        peers.introduce(accelerator.num_processes)
     _set_threads(config, device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where autocast does not reach

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask a run to save and stop; asking twice stops it at once.
+"""SIGTERM, SIGHUP (a closed ssh) and Ctrl-C ask a run to save and stop; twice stops it at once.
 
 The machine may leave only half a minute. So validating and drawing, which change nothing that is
 saved, are cut short at once, and an update that does not end within some seconds is given up: the
@@ -13,6 +13,15 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, ClassVar
+
+
+def _stopping() -> list[int]:
+    """The signals that stop a run; SIGHUP only where `nohup` or the like does not keep it off."""
+    found = [signal.SIGTERM, signal.SIGINT]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        found.append(hangup)
+    return found
 
 
 class _CutShortError(BaseException):
@@ -32,7 +41,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in _stopping():
                 self._old[number] = signal.signal(number, self._handle)
             self._old[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._cut)
             self._entered.append(self)
