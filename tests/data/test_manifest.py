@@ -6,6 +6,7 @@ import os
 import pytest
 from few_pictures import FewPictures, encoded, scene
 
+from latentdiff.data.captions import lengths
 from latentdiff.data.check.checking import check
 from latentdiff.data.check.manifest import refuse_place, write_manifest
 from latentdiff.data.sources import open_source
@@ -95,3 +96,23 @@ def test_no_manifest_is_written_when_nothing_is_usable(tmp_path):
     with pytest.raises(UserError, match="was not written"):
         write_manifest(tmp_path / "usable.jsonl", findings(tmp_path))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a.txt"]
+
+
+def test_captions_that_training_would_refuse_are_left_out(tmp_path):
+    for k, captions in enumerate((["short", "much too long"], ["much too long"], ["fine"])):
+        (tmp_path / f"{k}.png").write_bytes(encoded(scene(k)))
+        (tmp_path / f"{k}.txt").write_text("\n".join(captions))
+
+    def count(texts):
+        return [len(text.split()) for text in texts]
+
+    found = check(
+        open_source(tmp_path), workers=1, count_tokens=lambda source: lengths(source, count, 2)
+    )
+    assert found.left_out == {1: "caption-long"}
+    assert not found.clean
+    manifest = tmp_path / "usable.jsonl"
+    assert write_manifest(manifest, found) == 2
+    opened = open_source(manifest)
+    assert [opened.captions(row) for row in range(2)] == [("short",), ("fine",)]
+    lengths(opened, count, 2).refuse_long()

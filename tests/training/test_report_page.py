@@ -205,6 +205,18 @@ def test_no_gain_and_overfitting_are_said_plainly(folder: Path) -> None:
     assert "significantly above that of step 0" in text and "overfitting." in text
 
 
+def test_of_few_updates_little_is_said(folder: Path) -> None:
+    for file in (folder / "validation").iterdir():
+        file.unlink()
+    log = ValidationLog(folder / "validation")
+    log.record(0, losses(0.0))
+    log.record(1, losses(-0.25))
+    text = write_report(folder).read_text("utf-8")
+    assert "Only 1 update lies between" in text and "too few to say anything" in text
+    assert "significantly below" not in text
+    assert "± 0.0000" not in text
+
+
 def test_a_real_run_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = TrainConfig(
         run_dir=tmp_path / "run", steps=6, batch_size=4, log_every=2, validate_every=3,

@@ -38,6 +38,21 @@ def test_a_signal_is_noted_and_asking_twice_stops_at_once():
     assert [signal.getsignal(number) for number in CAUGHT] == before
 
 
+def test_a_hang_up_stops_like_a_signal_unless_the_run_was_told_to_stay():
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with StopSignals() as signals:
+            ask(signal.SIGHUP)
+            assert signals.caught == signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        with StopSignals() as signals:
+            ask(signal.SIGHUP)
+            assert not signals.caught
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_work_is_cut_short_and_no_more_is_begun():
     done = []
     with StopSignals() as signals:
