@@ -28,10 +28,9 @@ from latentdiff.data.sources.parquet_library import holds_bytes, parquet_library
 from latentdiff.data.sources.sidecars import Sidecars
 from latentdiff.data.sources.text import check_template
 from latentdiff.errors import UserError, nearest
+from latentdiff.files import hub
 
 SPLITS = ("train", "training", "validation", "valid", "val", "test", "testing", "dev", "eval")
-HUB = "hub:"
-"""Before the name of a hub data set that has no owner."""
 CAPTIONS_FROM = ("metadata", "sidecars", "png")
 
 
@@ -61,7 +60,7 @@ def open_source(
 ) -> Source:
     """The captioned pictures at `where`, listed: a folder, a table or parquet file, tar shards, a
     pattern of files ("shards/{000..017}.tar", "data/*.parquet"), or a data set of the hub
-    ("owner/name", or "hub:name").
+    ("owner/name").
 
     split: a folder, a part of the file names, or the hub's split. caption_template: for class
     names. caption_column, image_column: of tables; by default text, caption or prompt, and
@@ -94,12 +93,12 @@ def open_source(
     files = expand(name)
     if files:
         return _files(name, files_of_split(files, options.split, name), options)
-    hub_id = _hub_id(name, path)
-    if hub_id is not None:
+    # The network is not asked (and waited for) about a bare name or a slip of a path.
+    if hub.parse(name) is not None:
         from latentdiff.data.sources.dataset import from_hub
 
         return from_hub(
-            hub_id,
+            name,
             split=split,
             template=caption_template,
             caption_column=caption_column,
@@ -342,21 +341,6 @@ def _wrong_layout(name: str, listing: Listing) -> UserError:
     )
 
 
-def _hub_id(name: str, path: Path) -> str | None:
-    """The hub's id in "owner/name", "hub:owner/name" or "hub:name", of the characters that the hub
-    allows; None for a slip of a path and for a bare name, which may be a folder's."""
-    if name.startswith(HUB):
-        name = name.removeprefix(HUB)
-    elif "/" not in name or path.parent.is_dir():
-        # The network is not asked (and waited for) about what is nearly the name of a folder here.
-        return None
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name):
-        return None
-    if name.lower().endswith((".jsonl", ".csv", ".parquet", ".tar", ".json", ".zip", ".gz")):
-        return None
-    return name
-
-
 def _not_there(name: str, path: Path) -> UserError:
     shown = printable(name)[:300]
     near = _near(path)
@@ -364,7 +348,7 @@ def _not_there(name: str, path: Path) -> UserError:
         return UserError(f"{shown} is not there; did you mean {near}?")
     return UserError(
         f"{shown} is not there; expected a folder, a file, a pattern such as 'shards/*.tar', "
-        "or a data set of the hub (owner/name or hub:name)"
+        "or a data set of the hub (owner/name)"
     )
 
 
