@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from regressor import RegressorTask
+from run_task import run_task
 
 from latentdiff import seeding
 from latentdiff.cli.main import run as command_line
@@ -20,7 +21,6 @@ from latentdiff.training.record import environment
 from latentdiff.training.record.run_history import read_history
 from latentdiff.training.record.run_report import write_report
 from latentdiff.training.record.validation import ValidationLog
-from latentdiff.training.run.loop import run as train
 from latentdiff.training.train_config import TrainConfig
 
 HOSTILE = '</pre><script>alert("1")</script>'
@@ -221,7 +221,7 @@ def test_a_real_run_has_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[s
         run_dir=tmp_path / "run", steps=6, batch_size=4, log_every=2, validate_every=3,
         sheet_every=3, tensorboard=False, warmup_steps=1, device="cpu",
     )  # fmt: skip
-    train(RegressorTask(), config)
+    run_task(RegressorTask(), config)
     assert command_line(["report", str(tmp_path / "run")]) == 0
     assert str(tmp_path / "run" / "report.html") in capsys.readouterr().out
     tags = Tags((tmp_path / "run" / "report.html").read_text("utf-8"))

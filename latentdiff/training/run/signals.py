@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 def _stopping() -> list[int]:
     """The signals that stop a run; SIGHUP only where `nohup` or the like does not keep it off."""
-    found = [signal.SIGTERM, signal.SIGINT]
+    found: list[int] = [signal.SIGTERM, signal.SIGINT]
     hangup = getattr(signal, "SIGHUP", None)
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
         found.append(hangup)
