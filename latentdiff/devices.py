@@ -6,9 +6,12 @@ matrix product was measured at 1/460 of float32's rate. So "auto" asks the proce
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from latentdiff.errors import UserError, unknown_name
@@ -146,3 +149,17 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@functools.cache
+def processor_name(device: torch.device | str) -> str:
+    """What the maker calls the GPU or the CPU that computes, as a picture's recipe keeps it."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

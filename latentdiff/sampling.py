@@ -19,6 +19,8 @@ from latentdiff.schedulers.protocol import Scheduler
 from latentdiff.seeding import check_image_seed
 
 Noise = Callable[[], Tensor]
+ContextAt = Callable[[int, int], Tensor]
+"""(step 0 … total - 1, total) -> context, for prompts that change on the way."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def denoise(
     scheduler: Scheduler,
     x_T: Tensor,
     *,
-    context: Tensor,
+    context: Tensor | ContextAt,
     noise: Noise | None = None,
     steps: Sequence[Step] | None = None,
 ) -> Generator[DenoisingStep, Tensor | None, None]:
@@ -72,7 +74,8 @@ def denoise(
     whoever steers latents from outside, change the walk so.
 
     x_T: the sample at the first step's t, already multiplied by `scheduler.init_noise_sigma`.
-    context: what the denoiser is told, (B, L, D), or (2B, L, D) for a guided one.
+    context: what the denoiser is told, (B, L, D), or (2B, L, D) for a guided one; or what gives
+    it for each step.
     noise: draws noise shaped like x_T; needed where the scheduler adds any.
     steps: a part of the scheduler's grid, the whole by default.
 
@@ -84,7 +87,8 @@ def denoise(
     for index, planned in enumerate(grid):
         step = planned if then is None else then
         t = told[index] if then is None else torch.tensor(then.t, device=x_T.device)
-        prediction = denoiser(scheduler.scale_input(x, step), t, context)
+        now = context if isinstance(context, Tensor) else context(index, len(grid))
+        prediction = denoiser(scheduler.scale_input(x, step), t, now)
         where = f"at step {index + 1} of {len(grid)} (t = {step.t})"
         check_finite(prediction, "the U-Net", where, getattr(denoiser, "dtype", None))
         drawn = noise() if noise is not None and scheduler.needs_noise(step) else None

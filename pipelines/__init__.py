@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latentdiff.pipelines.batch import Picture, TextToImageResult
-    from latentdiff.pipelines.png import read_recipe
+    from latentdiff.pipelines.picture_file import read_recipe
     from latentdiff.pipelines.recipe import Recipe
     from latentdiff.pipelines.request import Request
     from latentdiff.pipelines.request_records import Blend, Inpaint, Inversion, Source, Upscale
@@ -24,7 +24,7 @@ _HOMES = {
     "TextToImagePipeline": "text_to_image",
     "TextToImageResult": "batch",
     "Upscale": "request_records",
-    "read_recipe": "png",
+    "read_recipe": "picture_file",
 }
 __all__ = [
     "Blend",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentdiff.errors import UserError
 from latentdiff.models.preview import Preview
-from latentdiff.pipelines.png import save_png
+from latentdiff.pipelines.picture_file import save_picture
 from latentdiff.pipelines.recipe import Recipe
 from latentdiff.pipelines.request import Request
 
@@ -40,12 +40,6 @@ class Batch:
     def seeds(self) -> tuple[int, ...]:
         """Of each picture."""
         return tuple(request.seed for request in self.requests if request.seed is not None)
-
-    def texts(self) -> list[str]:
-        """What is encoded: negative prompts first, left out when guidance is off."""
-        active = self.shared.guidance.active
-        negative = [r.negative_prompt for r in self.requests] if active else []
-        return [*negative, *(r.prompt for r in self.requests)]
 
 
 def batches(requests: Sequence[Request], size: int) -> list[Batch]:
@@ -101,8 +95,8 @@ class Picture:
         return self.recipe.request
 
     def save(self, path: str | Path) -> Path:
-        """Write a PNG that keeps the recipe; returns its absolute path."""
-        return save_png(self.image, path, self.recipe)
+        """Write a PNG, JPEG or WebP that keeps the recipe; returns its absolute path."""
+        return save_picture(self.image, path, self.recipe)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +127,7 @@ class TextToImageResult:
         return self.pictures[0].recipe
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write PNGs that keep their recipes; several get their seeds in the names."""
+        """Write pictures that keep their recipes; several get their seeds in the names."""
         place = Path(path)
         if len(self.pictures) == 1:
             return [self.pictures[0].save(place)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from latentdiff.conditioning.guidance import Predict
 from latentdiff.diffusion.timesteps import Step
 from latentdiff.errors import UserError
-from latentdiff.sampling import DenoisingStep, Noise, denoise
+from latentdiff.sampling import ContextAt, DenoisingStep, Noise, denoise
 from latentdiff.schedulers.protocol import Scheduler
 
 After = Callable[[int, Tensor], Tensor]
@@ -29,7 +29,7 @@ class Leg:
 
     denoiser: Predict
     scheduler: Scheduler
-    context: Tensor
+    context: Tensor | ContextAt
     steps: tuple[Step, ...]
     after: After | None = None
     channels: int | None = None

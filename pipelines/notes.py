@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentdiff.conditioning import text
+from latentdiff.conditioning import text, weighted_text
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.geometry import Geometry
 from latentdiff.pipelines.request import Request
@@ -16,10 +16,21 @@ LONGEST_LINE = 12
 
 
 def dropped_words(tokenizer: Any, requests: Sequence[Request]) -> dict[str, tuple[str, ...]]:
-    """Prompt → the words that the tokenizer's limit cuts off, for prompts that lose any."""
-    cut = [r for r in requests if r.long_prompts == "truncate"]
-    texts = [*(r.prompt for r in cut), *(r.negative_prompt for r in cut)]
-    return text.dropped_words(tokenizer, texts) if texts else {}
+    """Prompt → the words that the tokenizer's limit cuts off, for prompts that lose any.
+
+    Of a prompt that changes on the way, or is composed, the words that any of its texts loses.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for r in requests:
+        if r.long_prompts != "truncate":
+            continue
+        for written, prompt in zip((r.prompt, r.negative_prompt), r.language(), strict=True):
+            if written in found:
+                continue
+            texts = prompt.texts(r.num_inference_steps or 1)
+            lost = weighted_text.tokenize(tokenizer, texts)[0].dropped
+            found[written] = tuple(dict.fromkeys(word for words in lost for word in words))
+    return {prompt: words for prompt, words in found.items() if words}
 
 
 def lost(dropped: Mapping[str, Sequence[str]]) -> list[str]:
@@ -50,6 +61,10 @@ def without_effect(geometry: Geometry, requests: Sequence[Request]) -> list[str]
             lines[f"strength {strength:g}: {int(asked * strength)} of {asked} steps are walked"] = (
                 None
             )
+        if r.long_prompts != "chunk" and any(
+            span.breaks for prompt in r.language() for one in prompt.at(0, 1) for span in one.spans
+        ):
+            lines["BREAK has no effect unless long prompts are encoded in chunks"] = None
         if own is not None and (r.height, r.width) != own:
             lines[
                 f"the model was made for {own[1]} x {own[0]} pixels; {r.width} x {r.height} may "

@@ -24,12 +24,12 @@ from latentdiff.pipelines.blending import starting_noise
 from latentdiff.pipelines.legs import Leg
 from latentdiff.pipelines.request import Given, Request
 from latentdiff.pipelines.sources import Canvas, canvas_of, with_source
-from latentdiff.sampling import SeededNoise
+from latentdiff.sampling import ContextAt, SeededNoise
 from latentdiff.schedulers import interop
 from latentdiff.schedulers.protocol import Scheduler
 from latentdiff.schedulers.scheduler_config import SchedulerConfig
 
-Condition = Callable[[Batch], tuple[Predict, Tensor]]
+Condition = Callable[[Batch], tuple[Predict, Tensor | ContextAt]]
 """A batch → its denoiser with guidance inside, and the context that it is told."""
 
 
@@ -194,7 +194,7 @@ def _repainting(
 
 
 def _there_and_back(
-    parts: Parts, batch: Batch, condition: Condition, told: tuple[Predict, Tensor]
+    parts: Parts, batch: Batch, condition: Condition, told: tuple[Predict, Tensor | ContextAt]
 ) -> list[Leg]:
     """To the noise by what the picture shows, and from there by the prompt."""
     request, source = batch.shared, batch.shared.source

@@ -11,6 +11,8 @@ from latentdiff.pipelines.request import Request
 
 OLD_KEYS = ("loras", "model", "weights_sha256", "dtype", "versions")
 """Keys of provenance in recipes written before requests had a table of their own."""
+COUNTS = ("threads", "batch_size")
+TEXTS = ("model", "dtype", "device", "processor", "pixels_sha256")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,9 @@ class Recipe:
 
     model: name, folder or hub id. weights_sha256: part → hash of its weights. loras: file, sha256
     and scale of each that was in the weights. dtype, device: what the U-Net computed in, and where.
-    versions: package → version.
+    processor, threads, batch_size: of the machine and of what was drawn together, on which the last
+    bits depend. versions: package → version.
+    pixels_sha256: of the picture as it was saved (`picture_file.pixels_sha256`).
     """
 
     request: Request
@@ -28,7 +32,11 @@ class Recipe:
     loras: tuple[Mapping[str, Any], ...] = ()
     dtype: str = ""
     device: str = ""
+    processor: str = ""
+    threads: int = 0
+    batch_size: int = 1
     versions: Mapping[str, str] = field(default_factory=dict)
+    pixels_sha256: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the request in a table of its own."""
@@ -39,7 +47,11 @@ class Recipe:
             "loras": [dict(lora) for lora in self.loras],
             "dtype": self.dtype,
             "device": self.device,
+            "processor": self.processor,
+            "threads": self.threads,
+            "batch_size": self.batch_size,
             "versions": dict(self.versions),
+            "pixels_sha256": self.pixels_sha256,
         }
 
     @classmethod
@@ -57,6 +69,11 @@ class Recipe:
         for key in ("weights_sha256", "versions"):
             if not isinstance(table.get(key, {}), Mapping):
                 raise UserError(f"{key} of a recipe is {table[key]!r}; a table was expected")
+        for key, kind in (*((k, int) for k in COUNTS), *((k, str) for k in TEXTS)):
+            if not isinstance(table.get(key, kind()), kind):
+                raise UserError(
+                    f"{key} of a recipe is {table[key]!r}; {kind.__name__} was expected"
+                )
         loras = table.pop("loras", ())
         if not isinstance(loras, list | tuple) or not all(isinstance(x, Mapping) for x in loras):
             raise UserError(f"loras of a recipe is {loras!r}; a list of tables was expected")
@@ -69,4 +86,4 @@ def _from_flat(mapping: Mapping[str, Any]) -> dict[str, Any]:
     request = {k: v for k, v in mapping.items() if k not in OLD_KEYS and k != "grid"}
     if request.pop("given_latents", False):
         request["given"] = ["latents"]
-    return {"request": request, **table}
+    return {"request": {"schema": 1, **request}, **table}

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from latentdiff import config as configs
-from latentdiff.conditioning.settings import Guidance, Long
+from latentdiff.conditioning import prompt_language
+from latentdiff.conditioning.settings import SYNTAXES, Guidance, Long, Syntax
 from latentdiff.errors import UserError, unknown_name
 from latentdiff.pipelines.request_records import Blend, Source, Upscale
 from latentdiff.schedulers import names
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
 
     from latentdiff.schedulers.protocol import Scheduler
 
-SCHEMA = 1
-"""Number of the JSON form; it grows when a key changes its meaning."""
+SCHEMA = 2
+"""Number of the JSON form; it grows when a key changes its meaning.
+
+In form 1 prompts were plain text."""
 MAX_PIXELS = 4096 * 4096
-PER_PICTURE = ("prompt", "negative_prompt", "seed", "blend", "given")
+PER_PICTURE = ("prompt", "negative_prompt", "template", "seed", "blend", "given")
 """Fields in which the pictures of one batch may differ."""
 
 
@@ -38,14 +41,16 @@ class Given:
     """What only Python can hand over; no file keeps it, only its name.
 
     latents: x_T of this picture, (C, h, w), of unit variance, in place of the
-    seed's first draw. scheduler: a ready one, in place of name, steps and eta. image, mask: in
-    place of the files of `Source` and `Inpaint`. prompt_embeds, negative_prompt_embeds: contexts
-    (L, D) in place of encoded prompts. lost: the names of what a stored request was drawn with and
-    JSON could not keep.
+    seed's first draw. scheduler: a ready one, in place of name, steps and eta. word_lists: what
+    `__name__` in a prompt means, None where such names are text; once a request is resolved, the
+    prompt holds the lines that were drawn from them. image, mask: in place of the files of `Source`
+    and `Inpaint`. prompt_embeds, negative_prompt_embeds: contexts (L, D) in place of encoded
+    prompts. lost: the names of what a stored request was drawn with and JSON could not keep.
     """
 
     latents: Tensor | None = None
     scheduler: Scheduler | None = None
+    word_lists: Mapping[str, Sequence[str]] | None = None
     image: Image.Image | None = None
     mask: Image.Image | None = None
     prompt_embeds: Tensor | None = None
@@ -98,12 +103,18 @@ class Request:
     decode_tile: int | None = None
     """Pixels of the tiles in which the decoder's largest layers work, to save memory; the picture
     is the same within 1e-4."""
+    prompt_syntax: Syntax = "a1111"
+    """How the prompts are read: A1111's language, ComfyUI's weights, or plain text."""
+    template: str | None = None
+    """The prompt before its choices were made; where it is set, they are made no more."""
     given: Given | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
             if not isinstance(getattr(self, name), str):
                 raise UserError(f"{name} is {getattr(self, name)!r}; a text was expected")
+            if not getattr(self, name).isascii():
+                _check_unicode(name, getattr(self, name))
         for name in ("seed", "width", "height", "num_inference_steps", "clip_skip", "decode_tile"):
             self._set(name, _whole(name, getattr(self, name)))
         for name in ("guidance_scale", "guidance_rescale", "eta"):
@@ -143,6 +154,9 @@ class Request:
                 "a second, larger pass draws over the whole picture; repaint or edit first, then "
                 "upscale what came out"
             )
+        if self.prompt_syntax not in SYNTAXES:
+            raise unknown_name("prompt_syntax", str(self.prompt_syntax), SYNTAXES)
+        self.language()
         self._check_scheduler()
 
     def _check_scheduler(self) -> None:
@@ -161,6 +175,13 @@ class Request:
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
+
+    def language(self) -> tuple[prompt_language.Prompt, prompt_language.Prompt]:
+        """The prompt and the negative prompt, read; UserError for what cannot be."""
+        return (
+            prompt_language.parse(self.prompt, self.prompt_syntax),
+            prompt_language.parse(self.negative_prompt, self.prompt_syntax, composed=False),
+        )
 
     @property
     def guidance(self) -> Guidance:
@@ -191,6 +212,8 @@ class Request:
                 f"the request has form {schema!r}, this version reads up to {SCHEMA}; "
                 "a newer latentdiff wrote it"
             )
+        if schema < 2:
+            values.setdefault("prompt_syntax", "plain")
         request = configs.from_dict(cls, values)
         given = Given(lost=tuple(map(str, lost))) if lost else None
         return dataclasses.replace(request, given=given)
@@ -274,6 +297,13 @@ def draw_seed() -> int:
     import secrets
 
     return secrets.randbelow(2**31)
+
+
+def _check_unicode(name: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{name} holds half a character at place {error.start + 1}") from error
 
 
 def _whole(name: str, value: Any) -> int | None:

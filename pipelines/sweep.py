@@ -15,7 +15,7 @@ import yaml
 
 from latentdiff import config as configs
 from latentdiff.errors import UserError
-from latentdiff.pipelines.png import read_recipe
+from latentdiff.pipelines.picture_file import read_recipe
 from latentdiff.pipelines.recipe import Recipe
 from latentdiff.pipelines.request import Request
 

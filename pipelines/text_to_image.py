@@ -15,16 +15,17 @@ from torch import Tensor
 
 import latentdiff.pipelines.embeds as embeds
 import latentdiff.pipelines.planning as planning
+import latentdiff.pipelines.prompting as prompting
 import latentdiff.pipelines.tiling as tiling
 import latentdiff.pipelines.upscaling as upscaling
-from latentdiff.conditioning.guidance import GuidedDenoiser, Predict
-from latentdiff.conditioning.text import Long, context_mask, encode, encode_prompts, tokenize
+from latentdiff import devices
+from latentdiff.conditioning.guidance import Predict
+from latentdiff.conditioning.settings import Long, Syntax
 from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
 from latentdiff.models import geometry
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
-from latentdiff.models.denoiser import Denoiser
 from latentdiff.models.lora.stack import LoraReport, LoraStack
 from latentdiff.pipelines.batch import (
     Batch,
@@ -44,7 +45,7 @@ from latentdiff.pipelines.request import Given, Request, as_list, draw_seed, sev
 from latentdiff.pipelines.request_records import Blend, Inpaint, Source, Upscale
 from latentdiff.pipelines.sources import canvas_of
 from latentdiff.pixels import to_images
-from latentdiff.sampling import check_finite
+from latentdiff.sampling import ContextAt, check_finite
 from latentdiff.schedulers.protocol import Scheduler
 
 DEFAULT_STEPS = 50
@@ -131,6 +132,8 @@ class TextToImagePipeline:
         mask: Image.Image | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
+        prompt_syntax: Syntax = "a1111",
+        word_lists: Mapping[str, Sequence[str]] | None = None,
         latents: Tensor | None = None,
         on_step: OnStep | None = None,
     ) -> TextToImageResult:
@@ -139,8 +142,9 @@ class TextToImagePipeline:
         The arguments are the fields of `Request`, and besides: negative_prompt: one, or one each.
         num_images_per_prompt: pictures for each prompt. seed: of the first picture, the k-th has
         seed + k; seeds: one a picture; neither: drawn, and reported. scheduler: a name ("ddim",
-        "ddpm", "euler", "dpmsolver++", "unipc", a diffusers class …) or a ready one. image, mask:
-        in place of files of `source`, which they call up. prompt_embeds, negative_prompt_embeds:
+        "ddpm", "euler", "dpmsolver++", "unipc", a diffusers class …) or a ready one. word_lists:
+        what `__name__` in a prompt may mean (`prompt_choices.read_word_lists`). image, mask: in
+        place of files of `source`, which they call up. prompt_embeds, negative_prompt_embeds:
         contexts (L, D), or (B, L, D), in place of prompts. latents: x_T (B, C, h, w) of unit
         variance in place of the seeds' first draw. on_step: see `draw`.
         """
@@ -159,12 +163,13 @@ class TextToImagePipeline:
             eta=eta,
             clip_skip=clip_skip,
             long_prompts=long_prompts,
+            prompt_syntax=prompt_syntax,
             timesteps=None if timesteps is None else tuple(timesteps),
             source=source,
             blend=blend,
             upscale=upscale,
             decode_tile=decode_tile,
-            given=Given(scheduler=ready, image=image, mask=mask),
+            given=Given(scheduler=ready, word_lists=word_lists, image=image, mask=mask),
         )
         prompts = as_list(prompt)
         if prompt == "" and prompt_embeds is not None and prompt_embeds.ndim == 3:
@@ -180,6 +185,7 @@ class TextToImagePipeline:
             requests = with_latents(requests, latents)
         if prompt_embeds is not None or negative_prompt_embeds is not None:
             requests = embeds.given_embeds(requests, prompt_embeds, negative_prompt_embeds)
+        requests = self.resolve(requests)
         dropped = dropped_words(self.bundle.tokenizer, requests)
         warn_of(lost(dropped), stacklevel=2)
         pictures = tuple(self.draw(requests, batch_size=len(requests), on_step=on_step))
@@ -227,7 +233,7 @@ class TextToImagePipeline:
             drawn = self._draw(second, on_step)
             images, latents = [p.image for p in drawn], torch.stack([p.latents for p in drawn])
         return [
-            Picture(image=image, latents=row, recipe=self.recipe(request))
+            Picture(image=image, latents=row, recipe=self.recipe(request, len(images)))
             for image, row, request in zip(images, latents, batch.requests, strict=True)
         ]
 
@@ -314,41 +320,27 @@ class TextToImagePipeline:
             own = self.bundle.scheduler_config.class_name
             resolved = replace(resolved, scheduler=resolved.scheduler or own)
         planning.check_drawable(resolved, self.parts)
-        return resolved
+        return prompting.resolve(resolved)
 
-    def _condition(self, batch: Batch) -> tuple[Predict, Tensor]:
+    def _condition(self, batch: Batch) -> tuple[Predict, Tensor | ContextAt]:
         """The denoiser with its guidance, and the context that it is told."""
-        given, mask = embeds.context_of(batch.requests), None
+        given, other = embeds.context_of(batch.requests), far_end(batch)
+        if given is None and other is None:
+            return prompting.condition(self.bundle, batch)
+        mask = None
         if given is not None:
             context = given.to(self.bundle.unet.device)
         else:
-            context, mask = self._context(batch)
-        other = far_end(batch)
+            context, mask = prompting.fixed_context(self.bundle, batch)
         if other is not None:
-            context = blended(context, self._context(other)[0], batch)
-        denoiser: Predict = Denoiser(
-            self.bundle.unet, self.bundle.scheduler_config.prediction_type, mask
-        )
-        if batch.shared.guidance.active:
-            denoiser = GuidedDenoiser(denoiser, batch.shared.guidance)
-        return denoiser, context
+            context = blended(context, prompting.fixed_context(self.bundle, other)[0], batch)
+        return prompting.guided(self.bundle, batch, mask), context
 
-    def _context(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Context (B, L, D), or (2B, L, D) with the negative prompts first, in one text call; and
-        the mask of what is only filled up in it, where prompts take different numbers of chunks."""
-        tokenizer, encoder = self.bundle.tokenizer, self.bundle.text_encoder
-        skip, mask = batch.shared.clip_skip, None
-        if batch.shared.long_prompts == "chunk":
-            tokens = tokenize(tokenizer, batch.texts(), long="chunk")
-            context = encode(encoder, tokens.input_ids, clip_skip=skip)
-            mask = context_mask(tokens)
-        else:
-            context = encode_prompts(tokenizer, encoder, batch.texts(), clip_skip=skip)
-        check_finite(context, "the text encoder", "for these prompts")
-        return context, mask
+    def recipe(self, request: Request, batch_size: int = 1) -> Recipe:
+        """What makes the picture of a resolved request again, with these weights as they are.
 
-    def recipe(self, request: Request) -> Recipe:
-        """What makes the picture of a resolved request again, with these weights as they are."""
+        batch_size: how many were drawn at once.
+        """
         return Recipe(
             request=request,
             model=self._model_name,
@@ -356,6 +348,9 @@ class TextToImagePipeline:
             loras=tuple(self.loras.recipe()),
             dtype=str(self.bundle.unet.dtype).removeprefix("torch."),
             device=str(self.bundle.unet.device),
+            processor=devices.processor_name(self.bundle.unet.device),
+            threads=torch.get_num_threads(),
+            batch_size=batch_size,
             versions=self._versions,
         )
 

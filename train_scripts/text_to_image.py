@@ -48,6 +48,7 @@ def draw(
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             long_prompts=long_prompts,
+            prompt_syntax="plain",  # captions are text in training too
         )
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]

@@ -103,7 +103,7 @@ def sweep(
     """
     from latentdiff import sheet
     from latentdiff.pipelines import sweep as sweeps
-    from latentdiff.pipelines.png import read_recipe, save_png
+    from latentdiff.pipelines.picture_file import read_recipe, save_picture
 
     if len(requests) != 1:
         raise UserError(f"a sweep is of one picture, not of {len(requests)}; give one prompt")
@@ -130,4 +130,4 @@ def sweep(
             images.append(image.convert("RGB"))
     rows = axes[1].labels() if len(axes) > 1 else [""]
     whole = sheet.axes_sheet(images, axes[0].labels(), rows)
-    return save_png(whole, grid, [read_recipe(place) for place in places])
+    return save_picture(whole, grid, [read_recipe(place) for place in places])

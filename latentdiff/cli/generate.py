@@ -15,10 +15,12 @@ import tyro
 from latentdiff import config as configs
 from latentdiff.cli import bulk, loading
 from latentdiff.cli.bulk import BulkOptions, Share
+from latentdiff.cli.explained import explained
 from latentdiff.cli.options import ModelOptions, SamplingOptions
 from latentdiff.cli.picture_options import PictureOptions
 from latentdiff.cli.stages import Stages
 from latentdiff.errors import UserError
+from latentdiff.pipelines.formats import SUFFIXES, Format
 
 if TYPE_CHECKING:
     from latentdiff.pipelines.batch import Picture
@@ -38,14 +40,21 @@ class GenerateConfig:
     prompts: Path | None = None
     """File with a prompt on each line; empty lines and lines that start with # are skipped."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """PNG file, or a folder. Several pictures of one file name get their seeds in the names. By
+    """File, or a folder. Several pictures of one file name get their seeds in the names. By
     default a name made of the prompt and the seed, that never overwrites a file."""
+    output_format: Format | None = None
+    """png and webp keep every pixel, jpg does not; all keep the recipe. By default what -o names,
+    else png."""
     seed: int | None = None
     """Seed of the first picture, the k-th has seed + k; drawn and printed by default, or for -1."""
     num_images: int = 1
     """Pictures of each prompt."""
+    word_lists: Path | None = None
+    """Folder of .txt files: __name__ in a prompt becomes a line of name.txt, drawn by the seed."""
     grid: bool = False
     """Write one picture of all pictures instead of each."""
+    explain: bool = False
+    """Write beside each picture a sheet NAME-words.png: where each word of the prompt acted."""
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     picture: PictureOptions = field(default_factory=PictureOptions)
     many: BulkOptions = field(default_factory=BulkOptions)
@@ -54,6 +63,14 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         if self.num_images < 1:
             raise UserError(f"num_images is {self.num_images}; expected at least 1")
+        if self.explain and self.grid:
+            raise UserError("--explain makes a sheet for each picture; leave --grid out")
+        named = None if self.output is None else SUFFIXES.get(self.output.suffix.lower())
+        if named and self.output_format not in (None, named):
+            raise UserError(
+                f"--output-format is {self.output_format}, and {self.output} names a {named}; "
+                "leave one out"
+            )
         self.sampling.request(seed=self.seed)
         if self.grid and (self.many.sweep or self.many.resume):
             raise UserError("a sweep is a grid already, and --resume needs pictures one by one")
@@ -76,21 +93,27 @@ def main(argv: Sequence[str], share: Share | None = None) -> int:
 
     pipeline = loading.load(config.networks)
     requests = pipeline.resolve(requests)
-    loading.print_notes(notes_on(pipeline, prompts, requests))
+    loading.print_notes(notes_on(pipeline, requests))
     stages = Stages(len(requests))
     if config.many.sweep:
         print(bulk.sweep(pipeline, requests, config.many, config.output, config.sampling, stages))
         return 0
     if config.many.resume or share.count > 1:
         assert config.output is not None
-        places = [config.output / f"{slug(r.prompt)}-{number(r)}.png" for r in requests]
+        suffix = config.output_format or "png"
+        places = [config.output / f"{slug(r.prompt)}-{number(r)}.{suffix}" for r in requests]
         todo = bulk.missing(pipeline, requests, places)
         stages.count = len(todo)
         if len(todo) < len(requests):
             loading.print_notes([f"{len(requests) - len(todo)} pictures are drawn already"])
         requests = [requests[k] for k in todo]
-    pictures = draw(pipeline, requests, config.sampling.batch_size, stages)
-    for path in write(pictures, len(requests), config):
+    if config.explain:
+        count = len(requests)
+        paths = explained(pipeline, requests, lambda one: write(one, count, config), stages)
+    else:
+        pictures = draw(pipeline, requests, config.sampling.batch_size, stages)
+        paths = write(pictures, len(requests), config)
+    for path in paths:
         stages.clear()
         print(path)
     return 0
@@ -98,7 +121,8 @@ def main(argv: Sequence[str], share: Share | None = None) -> int:
 
 def make_requests(config: GenerateConfig, prompts: Sequence[str]) -> list[Request]:
     """A request a picture; picture k over all of them has seed + k, variations all the seed."""
-    from latentdiff.pipelines.request import several
+    from latentdiff.conditioning import prompt_choices
+    from latentdiff.pipelines.request import Given, several
 
     picture = config.picture
     template = dataclasses.replace(
@@ -106,6 +130,9 @@ def make_requests(config: GenerateConfig, prompts: Sequence[str]) -> list[Reques
         upscale=picture.large.pass_two(),
         decode_tile=picture.large.decode_tile,
     )
+    if config.word_lists is not None:
+        lists = prompt_choices.read_word_lists(config.word_lists)
+        template = dataclasses.replace(template, given=Given(word_lists=lists))
     requests = several(template, prompts, num_images_per_prompt=config.num_images)
     edit = picture.source.change.edit
     blends = picture.variation.blends(len(requests))
@@ -121,11 +148,9 @@ def make_requests(config: GenerateConfig, prompts: Sequence[str]) -> list[Reques
     ]
 
 
-def notes_on(
-    pipeline: TextToImagePipeline, prompts: Sequence[str], requests: Sequence[Request]
-) -> list[str]:
+def notes_on(pipeline: TextToImagePipeline, requests: Sequence[Request]) -> list[str]:
     """Lost words, settings without effect, and words that the model's captions never held."""
-    from latentdiff.pipelines import notes, round_trip
+    from latentdiff.pipelines import notes, prompting, round_trip
 
     edited = [r for r in requests[:1] if r.source is not None and r.source.inversion is not None]
 
@@ -134,7 +159,7 @@ def notes_on(
         *notes.lost(notes.dropped_words(pipeline.bundle.tokenizer, requests)),
         *notes.without_effect(pipeline.geometry, requests),
         *(round_trip.measure(pipeline, request).line() for request in edited),
-        *notes.unknown_words(pipeline.bundle, prompts, brought),
+        *notes.unknown_words(pipeline.bundle, prompting.spoken(requests), brought),
     ]
 
 
@@ -169,8 +194,10 @@ def read_prompts(config: GenerateConfig) -> list[str]:
 def check_writable(output: Path) -> None:
     """Find out before drawing that the pictures can be kept."""
     folder = output if output.is_dir() else output.parent
-    if not output.is_dir() and output.suffix.lower() != ".png":
-        raise UserError(f"{output} is neither a folder nor a .png file; pictures are kept as PNG")
+    if not output.is_dir() and output.suffix.lower() not in SUFFIXES:
+        raise UserError(
+            f"{output} is neither a folder nor a file of a known kind; expected .png, .jpg or .webp"
+        )
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
@@ -183,34 +210,34 @@ def check_writable(output: Path) -> None:
 
 def write(pictures: Iterator[Picture], count: int, config: GenerateConfig) -> Iterator[Path]:
     """Write each picture as it comes, or the grid of all, and yield where each lies."""
-    from latentdiff import sheet
-    from latentdiff.pipelines.png import save_png
+    from latentdiff.pipelines.picture_file import save_picture
+    from latentdiff.pipelines.replay import together
 
+    suffix = f".{config.output_format or 'png'}"
     if config.grid:
         drawn = list(pictures)
-        path = one_place(config.output, f"{slug(drawn[0].request.prompt)}-grid")
-        images = [picture.image for picture in drawn]
-        whole = sheet.contact_sheet(images, margin=0, ground=(255, 255, 255))
-        yield save_png(whole, path, [picture.recipe for picture in drawn])
+        path = one_place(config.output, f"{slug(drawn[0].request.prompt)}-grid", suffix)
+        yield save_picture(together(drawn), path, [picture.recipe for picture in drawn])
         return
     for picture in pictures:
         request = picture.request
         if config.output is None or config.output.is_dir() or count == 1:
-            path = one_place(config.output, f"{slug(request.prompt)}-{number(request)}")
+            path = one_place(config.output, f"{slug(request.prompt)}-{number(request)}", suffix)
         else:
-            path = config.output.with_name(f"{config.output.stem}-{number(request)}.png")
+            name = f"{config.output.stem}-{number(request)}{config.output.suffix}"
+            path = config.output.with_name(name)
         yield picture.save(path)
 
 
-def one_place(output: Path | None, name: str) -> Path:
+def one_place(output: Path | None, name: str, suffix: str = ".png") -> Path:
     """The named file, or a fresh name in the named (or this) folder."""
     if output is not None and not output.is_dir():
         return output
     folder = output or Path()
-    path, count = folder / f"{name}.png", 1
+    path, count = folder / f"{name}{suffix}", 1
     while path.exists():
         count += 1
-        path = folder / f"{name}-{count}.png"
+        path = folder / f"{name}-{count}{suffix}"
     return path
 
 

@@ -1,4 +1,4 @@
-"""`latentdiff info MODEL`: parts, sizes and hashes, and what an embedded model knows."""
+"""`latentdiff info MODEL`: parts, sizes, hashes, what it knows; of a picture, its recipe."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import tyro
 
 from latentdiff import config as configs
+from latentdiff.pipelines.formats import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,8 @@ class InfoConfig:
     """Which model."""
 
     model: tyro.conf.Positional[str] = "snowglobe"
-    """snowglobe, a folder in diffusers format, a single .safetensors file, or a hub id."""
+    """snowglobe, a folder in diffusers format, a single .safetensors file, or a hub id; or a
+    picture with a recipe."""
     accelerate_config: str | None = None
     """Print instead the path of a config for `accelerate launch --config_file`: gpu1, gpu8, nodes2
     (two machines), fsdp2 or cpu2 (two processes without a GPU)."""
@@ -26,12 +28,19 @@ class InfoConfig:
 def main(argv: Sequence[str]) -> int:
     """Run `latentdiff info` and return its exit code."""
     config = configs.parse(
-        InfoConfig, argv, prog="latentdiff info", description="Describe a model."
+        InfoConfig, argv, prog="latentdiff info", description="Describe a model, or a picture."
     )
     if config.accelerate_config is not None:
         from latentdiff.training import launch
 
         print(launch.config_path(config.accelerate_config))
+        return 0
+    if Path(config.model).suffix.lower() in SUFFIXES and Path(config.model).is_file():
+        from latentdiff.cli import stored
+
+        print(f"{config.model}: ", end="")
+        for line in stored.describe(stored.read(Path(config.model))):
+            print(line)
         return 0
     from latentdiff.models import bundle as bundles
 

@@ -91,7 +91,7 @@ def write(pictures: Sequence[Picture], config: InterpolateConfig) -> list[Path]:
     """The animation, the sheet or the frames; where they lie."""
     from latentdiff import sheet
     from latentdiff.pipelines.interpolation import save_animation
-    from latentdiff.pipelines.png import save_png
+    from latentdiff.pipelines.picture_file import save_picture
 
     output, images = config.output, [picture.image for picture in pictures]
     suffix = output.suffix.lower()
@@ -100,7 +100,7 @@ def write(pictures: Sequence[Picture], config: InterpolateConfig) -> list[Path]:
     if suffix == ".png":
         columns = config.columns or min(len(images), config.frames + (not config.loop))
         whole = sheet.contact_sheet(images, columns, margin=0, ground=(255, 255, 255))
-        return [save_png(whole, output, [picture.recipe for picture in pictures])]
+        return [save_picture(whole, output, [picture.recipe for picture in pictures])]
     output.mkdir(parents=True, exist_ok=True)
     width = len(str(len(pictures) - 1))
     return [picture.save(output / f"frame-{k:0{width}}.png") for k, picture in enumerate(pictures)]

@@ -23,7 +23,10 @@ from latentdiff.errors import UserError, unknown_name
 COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("latentdiff.cli.generate", "draw pictures from prompts"),
     "interpolate": ("latentdiff.cli.interpolate", "draw the way between prompts and seeds"),
-    "info": ("latentdiff.cli.info", "list a model's parts, sizes and hashes, and what it knows"),
+    "replay": ("latentdiff.cli.replay", "draw a picture again from its recipe, changed or not"),
+    "verify": ("latentdiff.cli.verify", "say whether a picture is drawn again, or what differs"),
+    "tokens": ("latentdiff.cli.tokens", "show how a prompt is read: tokens, weights, what is lost"),
+    "info": ("latentdiff.cli.info", "describe a model, or what a picture's recipe holds"),
     "train": ("latentdiff.cli.train", "train a VAE, a CLIP or a text-to-image U-Net"),
     "report": ("latentdiff.cli.report", "write a training run's report.html anew"),
     "debug": ("latentdiff.cli.debug", "replay the batch at which a training stopped, in float32"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from latentdiff.conditioning.settings import Long
+from latentdiff.conditioning.settings import Long, Syntax
 from latentdiff.devices import DeviceName, DtypeName
 from latentdiff.errors import UserError
 
@@ -67,6 +67,9 @@ class SamplingOptions:
     """Last layers of the text encoder to leave out, as diffusers counts (A1111 counts one more)."""
     long_prompts: Long = "truncate"
     """Prompts over the text encoder's limit: cut there, with a note, or encoded in pieces."""
+    prompt_syntax: Syntax = "a1111"
+    """How prompts are read: (weights:1.3), [schedules:0.5], AND and {choices|of it} of A1111,
+    ComfyUI's weights, or plain text, where brackets are brackets."""
     height: int | None = None
     """Pixels; by default the model's own size."""
     width: int | None = None
@@ -94,6 +97,7 @@ class SamplingOptions:
             eta=self.eta,
             clip_skip=self.clip_skip,
             long_prompts=self.long_prompts,
+            prompt_syntax=self.prompt_syntax,
             height=self.height,
             width=self.width,
         )

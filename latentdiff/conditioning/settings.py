@@ -9,6 +9,9 @@ from latentdiff.errors import UserError
 
 Long = Literal["truncate", "chunk"]
 """What becomes of prompts over the limit: cut there, or encoded in pieces side by side."""
+Syntax = Literal["a1111", "comfyui", "plain"]
+"""How a prompt is read, and how its weights are applied; plain: every character is text."""
+SYNTAXES: tuple[Syntax, ...] = ("a1111", "comfyui", "plain")
 
 
 @dataclass(frozen=True, kw_only=True)

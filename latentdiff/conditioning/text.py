@@ -58,8 +58,8 @@ def tokenize(
     full = cut["input_ids"][:, -2] != tokenizer.eos_token_id
     at_limit = [text for text, is_full in zip(texts, full.tolist(), strict=True) if is_full]
     lost = {
-        text: _words_from(text, encoded.starts[limit - 2])
-        for text, encoded in zip(at_limit, _uncut(tokenizer, at_limit), strict=True)
+        text: words_from(text, encoded.starts[limit - 2])
+        for text, encoded in zip(at_limit, uncut(tokenizer, at_limit), strict=True)
         if len(encoded.ids) > limit - 2
     }
     return TokenBatch(
@@ -69,8 +69,8 @@ def tokenize(
 
 def _chunked(tokenizer: CLIPTokenizer, texts: list[str], chunks: int | None) -> TokenBatch:
     limit = int(tokenizer.model_max_length)
-    encoded = _uncut(tokenizer, texts)
-    parts = [_split(one.words, limit - 2) for one in encoded]
+    encoded = uncut(tokenizer, texts)
+    parts = [split(one.words, limit - 2) for one in encoded]
     filled = [len(several) for several in parts]
     count = max([1, *filled]) if chunks is None else chunks
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -82,11 +82,11 @@ def _chunked(tokenizer: CLIPTokenizer, texts: list[str], chunks: int | None) -> 
             marked = [begin, *one.ids[part.start : part.stop], end]
             ids[row, k, : len(marked)] = torch.tensor(marked)
         lost = len(several) > count
-        dropped.append(_words_from(text, one.starts[several[count].start]) if lost else ())
+        dropped.append(words_from(text, one.starts[several[count].start]) if lost else ())
     return TokenBatch(ids, tuple(dropped), tuple(min(k, count) for k in filled))
 
 
-def _split(words: Sequence[int | None], room: int) -> list[range]:
+def split(words: Sequence[object], room: int) -> list[range]:
     """Pieces of at most `room` tokens that end where a word ends, if a word is not longer.
 
     words: for each token, the number of its word.
@@ -104,19 +104,22 @@ def _split(words: Sequence[int | None], room: int) -> list[range]:
 
 
 @dataclass(frozen=True)
-class _Uncut:
-    """Tokens of a text without marks: their ids, where each begins in the text, and its word."""
+class Uncut:
+    """Tokens of a text without marks: their ids, where each begins and ends in the text, and the
+    number of its word."""
 
     ids: list[int]
     starts: list[int]
+    ends: list[int]
     words: list[int | None]
 
 
-def _uncut(tokenizer: CLIPTokenizer, texts: list[str]) -> list[_Uncut]:
+def uncut(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[Uncut]:
+    """All tokens of each text, before any cut."""
     if not texts:
         return []
     found = tokenizer(
-        texts,
+        list(texts),
         add_special_tokens=False,
         truncation=False,
         verbose=False,
@@ -124,14 +127,14 @@ def _uncut(tokenizer: CLIPTokenizer, texts: list[str]) -> list[_Uncut]:
         return_offsets_mapping=True,
     )
     return [
-        _Uncut(ids, [first for first, _ in offsets], found.word_ids(k))
+        Uncut(ids, [a for a, _ in offsets], [b for _, b in offsets], found.word_ids(k))
         for k, (ids, offsets) in enumerate(
             zip(found["input_ids"], found["offset_mapping"], strict=True)
         )
     ]
 
 
-def _words_from(text: str, start: int) -> tuple[str, ...]:
+def words_from(text: str, start: int) -> tuple[str, ...]:
     """The words of a text from a place on; one that has begun before it is named whole."""
     while start > 0 and not text[start - 1].isspace():
         start -= 1
@@ -190,25 +193,6 @@ def context_mask(tokens: TokenBatch) -> Tensor | None:
         return None
     filled = torch.tensor(tokens.chunks)[:, None] > torch.arange(tokens.input_ids.shape[1])
     return filled.repeat_interleave(tokens.input_ids.shape[2], dim=1)
-
-
-def encode_prompts(
-    tokenizer: CLIPTokenizer,
-    text_encoder: CLIPTextModel,
-    prompts: Sequence[str],
-    *,
-    long: Long = "truncate",
-    clip_skip: int = 0,
-) -> Tensor:
-    """Context (B, L, D) of prompts in one text-encoder call, each distinct prompt encoded once.
-
-    long: "chunk" gives (B, k·L, D), with k for the longest of the prompts. clip_skip: see `encode`.
-    """
-    distinct = list(dict.fromkeys(prompts))
-    tokens = tokenize(tokenizer, distinct, long=long)
-    context = encode(text_encoder, tokens.input_ids, clip_skip=clip_skip)
-    rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=context.device)
-    return context[rows]
 
 
 def dropped_words(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> dict[str, tuple[str, ...]]:

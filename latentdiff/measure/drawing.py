@@ -27,7 +27,10 @@ Progress = Callable[[int, int], None]
 class Drawing:
     """How pictures are drawn: `request` with another prompt and seed for each."""
 
-    request: Request = field(default_factory=lambda: Request(prompt="", scheduler="ddim"))
+    request: Request = field(
+        # A caption is text: its brackets, if it has any, weigh nothing.
+        default_factory=lambda: Request(prompt="", scheduler="ddim", prompt_syntax="plain")
+    )
     batch_size: int = 16
     progress: Progress | None = None
 

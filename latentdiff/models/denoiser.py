@@ -28,7 +28,11 @@ class Denoiser:
     ) -> None:
         self.unet = unet
         self.prediction_type = prediction_type
-        self.context_mask = None if context_mask is None else context_mask.to(unet.device)
+        self.hide(context_mask)
+
+    def hide(self, context_mask: Tensor | None) -> None:
+        """Take another mask, for contexts that change from step to step."""
+        self.context_mask = None if context_mask is None else context_mask.to(self.unet.device)
 
     def __call__(self, x_t: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
         """Prediction (B, C, h, w) for noisy latents x_t (B, C, h, w).

@@ -15,7 +15,7 @@ from PIL import Image
 
 from latentdiff.cli.main import run
 from latentdiff.pipelines import TextToImagePipeline
-from latentdiff.pipelines.png import read_recipe, read_recipes
+from latentdiff.pipelines.picture_file import read_recipe, read_recipes
 
 VOCABULARY = ["a", "an", "in", "the", "on", "at", "cat", "dog", "owl", "snow", "night", "penguin"]
 
@@ -136,6 +136,46 @@ def test_a_grid_is_one_picture_with_all_recipes(model: Path, tmp_path: Path) -> 
     assert names(tmp_path) == ["grid.png", "here"]
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [("jpg", "JPEG"), ("webp", "WEBP")])
+def test_other_formats_hold_the_recipe_too(
+    model: Path, elsewhere: Path, suffix: str, kind: str
+) -> None:
+    assert generate(model, "a cat", "--seed", "4", "--output-format", suffix) == 0
+    assert generate(model, "a cat", "--seed", "4", "-o", f"named.{suffix}") == 0
+    assert names(elsewhere) == [f"a-cat-4.{suffix}", f"named.{suffix}"]
+    for name in names(elsewhere):
+        assert read_recipe(elsewhere / name).request.seed == 4
+        with Image.open(elsewhere / name) as image:
+            assert image.format == kind
+
+
+def test_choices_are_drawn_by_the_seed_and_name_the_file(model: Path, elsewhere: Path) -> None:
+    (elsewhere / "lists").mkdir()
+    (elsewhere / "lists" / "animal.txt").write_text("cat\ndog\nowl\n")
+    options = ["--word-lists", "lists", "--num-images", "6", "--seed", "0", "--steps", "1"]
+    assert generate(model, "a __animal__", *options) == 0
+    requests = [read_recipe(path).request for path in sorted(elsewhere.glob("*.png"))]
+    assert {r.prompt for r in requests} == {"a cat", "a dog", "a owl"}
+    assert {r.template for r in requests} == {"a __animal__"}
+    assert all(p.name.startswith(("a-cat-", "a-dog-", "a-owl-")) for p in elsewhere.glob("*.png"))
+
+
+def test_words_of_the_language_are_not_unknown_words(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(model, "a (cat:1.2) [in:on:1] the snow AND an owl", "--steps", "2") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_an_explained_picture_has_its_words_beside_it(model: Path, tmp_path: Path) -> None:
+    place = tmp_path / "cat.png"
+    assert generate(model, "a cat", "a dog", "-o", str(place), "--seed", "2", "--explain") == 0
+    assert names(tmp_path) == [
+        *("cat-2-words.png", "cat-2.png", "cat-3-words.png", "cat-3.png", "here"),
+    ]
+    assert read_recipe(tmp_path / "cat-3.png").request.prompt == "a dog"
+
+
 def test_a_drawn_seed_is_told(model: Path, elsewhere: Path) -> None:
     assert generate(model, "a cat") == 0
     (name,) = names(elsewhere)
@@ -196,6 +236,10 @@ def test_a_safety_checker_is_named_once(
         (["--dtype", "float8"], "float8"),
         (["--stepz", "3"], "stepz"),
         (["--prompts", "missing.txt"], "cannot read the prompts in missing.txt"),
+        (["--output-format", "webp"], "names a png; leave one out"),
+        (["--word-lists", "missing"], "missing is no folder"),
+        (["--explain", "--grid"], "leave --grid out"),
+        (["--prompt-syntax", "a111"], "a111"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -329,7 +373,7 @@ def test_no_prompt_is_one_line_with_an_example(
     assert 'latentdiff generate "a cat in the snow"' in one_line(capsys)
 
 
-@pytest.mark.parametrize("place", ["file.txt/cat.png", "/proc/cat.png", "cat.jpg", "cat"])
+@pytest.mark.parametrize("place", ["file.txt/cat.png", "/proc/cat.png", "cat.gif", "cat"])
 def test_a_place_that_cannot_be_written_is_one_line_before_anything_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:

@@ -59,25 +59,6 @@ def test_context_is_the_last_hidden_state_without_a_mask() -> None:
     assert torch.equal(context, ENCODER(ids).last_hidden_state)
 
 
-def test_repeated_prompts_are_encoded_once_and_in_their_places() -> None:
-    calls: list[int] = []
-
-    def count(module: object, inputs: tuple[torch.Tensor, ...]) -> None:
-        calls.append(inputs[0].shape[0])
-
-    hook = ENCODER.register_forward_pre_hook(count)
-    try:
-        context = text.encode_prompts(TOKENIZER, ENCODER, ["", SHORT, "", SHORT])
-    finally:
-        hook.remove()
-    assert calls == [2]
-    assert torch.equal(context[0], context[2])
-    assert torch.equal(context[1], context[3])
-    alone = text.encode_prompts(TOKENIZER, ENCODER, [SHORT])[0]
-    torch.testing.assert_close(context[1], alone, rtol=0, atol=1e-5)
-    assert float((context[0] - context[1]).abs().max()) > 0.1
-
-
 VOCABULARY = ("a", "cat", "in", "the", "snow", "red car", "hot-air balloon", "penguin")
 
 
@@ -129,8 +110,6 @@ def test_chunks_are_encoded_apart_and_stand_side_by_side() -> None:
             alone = text.encode(ENCODER, batch.input_ids[row, k][None])[0]
             piece = context[row, 24 * k : 24 * (k + 1)]
             torch.testing.assert_close(piece, alone, rtol=0, atol=1e-5)
-    prompts = [THREE_CHUNKS, SHORT]
-    assert torch.equal(text.encode_prompts(TOKENIZER, ENCODER, prompts, long="chunk"), context)
 
 
 def test_no_word_is_cut_by_a_chunk_unless_it_fills_one() -> None:

@@ -33,17 +33,10 @@ FLOORS: list[list[str]] = [
 # Inside a room, in the same order; a room that is not here has no folders.
 INSIDE: dict[str, list[str]] = {
     "pipelines": [
-        *("request_records", "request", "recipe", "png", "batch", "notes"),
-        *("sources", "legs", "blending", "embeds", "image_to_image", "inpainting", "inversion"),
-        *(
-            "upscaling",
-            "tiling",
-            "planning",
-            "text_to_image",
-            "round_trip",
-            "interpolation",
-            "sweep",
-        ),
+        *("formats", "request_records", "request", "recipe", "a1111", "comfyui", "picture_file"),
+        *("batch", "sources", "legs", "blending", "embeds", "prompting", "notes"),
+        *("image_to_image", "inpainting", "inversion", "upscaling", "tiling", "planning"),
+        *("text_to_image", "replay", "explain", "round_trip", "interpolation", "sweep"),
     ],
     "measure": [
         *("measured_model", "drawing", "photo_classifier", "blind_test"),

@@ -31,6 +31,8 @@ FULL = Request(
     blend=Blend(seed=9, prompt="a dog", amount=0.25),
     upscale=Upscale(scale=1.5, strength=0.25),
     decode_tile=256,
+    prompt_syntax="plain",
+    template="a {cat|dog}",
 )
 OTHERS = {"timesteps": (900, 500)}
 """Of fields that FULL cannot hold beside its own."""
@@ -44,7 +46,7 @@ def test_a_request_is_the_same_after_json(request_: Request) -> None:
 def test_json_holds_every_field_and_the_number_of_its_form() -> None:
     names = {field.name for field in dataclasses.fields(Request)} - {"given"}
     assert set(FULL.to_json()) == names | {"schema"}
-    assert FULL.to_json()["schema"] == 1
+    assert FULL.to_json()["schema"] == 2
 
 
 def test_a_part_of_a_request_keeps_the_other_defaults() -> None:
@@ -94,7 +96,7 @@ def test_what_no_model_can_draw_is_refused_when_built(wrong: dict[str, Any], sai
     [
         ({"prompt": "a", "guidance_scal": 2}, "did you mean 'guidance_scale'"),
         ({"prompt": "a", "seed": "3"}, "seed is '3'"),
-        ({"prompt": "a", "schema": 2}, "a newer latentdiff wrote it"),
+        ({"prompt": "a", "schema": 3}, "a newer latentdiff wrote it"),
         ({"seed": 3}, "prompt"),
         ([], "a table of keys was expected"),
     ],

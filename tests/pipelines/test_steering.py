@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from latentdiff.conditioning.text import encode_prompts
+from latentdiff.conditioning.text import encode, tokenize
 from latentdiff.errors import UserError
 from latentdiff.pipelines import Blend, Request, TextToImagePipeline
 from latentdiff.pipelines.blending import slerp
@@ -23,7 +23,8 @@ def pipe() -> TextToImagePipeline:
 
 def context(pipe: TextToImagePipeline, text: str) -> torch.Tensor:
     with torch.no_grad():
-        return encode_prompts(pipe.bundle.tokenizer, pipe.bundle.text_encoder, [text])
+        ids = tokenize(pipe.bundle.tokenizer, [text]).input_ids
+        return encode(pipe.bundle.text_encoder, ids)
 
 
 def test_given_contexts_stand_for_their_prompts(pipe: TextToImagePipeline) -> None:

@@ -141,7 +141,8 @@ def test_contexts_are_those_of_the_captions_and_of_none(tmp_path):
     view, _, counted = opened(tmp_path / "cache", Pictures())
     bundle = tiny.tiny()
     for caption in ("", "a cat", "a dog", "an owl", "a fox"):
-        expected = text.encode_prompts(bundle.tokenizer, bundle.text_encoder, [caption])[0]
+        ids = text.tokenize(bundle.tokenizer, [caption]).input_ids
+        expected = text.encode(bundle.text_encoder, ids)[0]
         np.testing.assert_allclose(view.context(caption), expected.numpy(), rtol=1e-5, atol=1e-5)
     assert counted.captions == 6  # "bad" too; the empty one and "a cat" once
     with pytest.raises(KeyError, match="a hat"):

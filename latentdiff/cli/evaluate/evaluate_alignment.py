@@ -38,7 +38,9 @@ class Options:
     sheet_count: int = 128
     """Pictures on the contact sheet, spread evenly over the groups."""
     sampling: SamplingOptions = field(
-        default_factory=lambda: SamplingOptions(scheduler="ddim", batch_size=16)
+        default_factory=lambda: SamplingOptions(
+            scheduler="ddim", prompt_syntax="plain", batch_size=16
+        )
     )
     networks: ModelOptions = field(default_factory=ModelOptions)
 

@@ -34,7 +34,9 @@ class Options:
     salt: int = 0
     """Another number, another selection: nobody can be blind to the same sheet twice."""
     sampling: SamplingOptions = field(
-        default_factory=lambda: SamplingOptions(scheduler="ddim", batch_size=8)
+        default_factory=lambda: SamplingOptions(
+            scheduler="ddim", prompt_syntax="plain", batch_size=8
+        )
     )
     networks: ModelOptions = field(default_factory=ModelOptions)
 

@@ -64,7 +64,9 @@ class Options:
     columns: int = 8
     """Pictures of each class on the grid; half of them the second model's where there is one."""
     sampling: SamplingOptions = field(
-        default_factory=lambda: SamplingOptions(scheduler="ddim", batch_size=16)
+        default_factory=lambda: SamplingOptions(
+            scheduler="ddim", prompt_syntax="plain", batch_size=16
+        )
     )
     networks: ModelOptions = field(default_factory=ModelOptions)
 

@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from latentdiff.errors import UserError
 from latentdiff.pipelines import Recipe, Request
-from latentdiff.pipelines.png import read_recipe, read_recipes, save_png
+from latentdiff.pipelines.picture_file import read_recipe, read_recipes, save_picture
 from latentdiff.sheet import contact_sheet
 
 RECIPE = Recipe(
@@ -26,7 +26,7 @@ def picture(colour: str = "red", size: tuple[int, int] = (6, 4)) -> Image.Image:
 
 
 def test_a_recipe_comes_back_whole_from_the_png(tmp_path: Path) -> None:
-    path = save_png(picture(), tmp_path / "new" / "cat.png", RECIPE)
+    path = save_picture(picture(), tmp_path / "new" / "cat.png", RECIPE)
     assert path.is_absolute()
     assert read_recipe(path) == RECIPE
     with Image.open(path) as image:
@@ -38,7 +38,7 @@ def test_a_recipe_comes_back_whole_from_the_png(tmp_path: Path) -> None:
 
 def test_a_grid_keeps_the_recipe_of_each_of_its_pictures(tmp_path: Path) -> None:
     both = [RECIPE, Recipe(request=Request(prompt="a dog", seed=4))]
-    assert read_recipes(save_png(picture(), tmp_path / "grid.png", both)) == both
+    assert read_recipes(save_picture(picture(), tmp_path / "grid.png", both)) == both
 
 
 def test_a_png_of_version_0_1_is_still_read(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_damaged_recipe_is_one_line(tmp_path: Path, text: str, said: str) -> N
 def test_a_failed_save_leaves_what_stood_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = save_png(picture(), tmp_path / "cat.png", RECIPE)
+    path = save_picture(picture(), tmp_path / "cat.png", RECIPE)
     before = path.read_bytes()
 
     def stop(self: Image.Image, place: Path, **_: Any) -> None:
@@ -103,20 +103,20 @@ def test_a_failed_save_leaves_what_stood_there(
 
     monkeypatch.setattr(Image.Image, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        save_png(picture("blue"), path, RECIPE)
+        save_picture(picture("blue"), path, RECIPE)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["cat.png"]
 
 
 def test_a_folder_is_no_place_for_a_picture(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder"):
-        save_png(picture(), tmp_path, RECIPE)
+        save_picture(picture(), tmp_path, RECIPE)
 
 
 def test_what_holds_no_recipe_is_said_so(tmp_path: Path) -> None:
     picture().save(tmp_path / "bare.png")
     (tmp_path / "text.png").write_text("no picture")
-    whole = save_png(picture(size=(64, 64)), tmp_path / "whole.png", RECIPE)
+    whole = save_picture(picture(size=(64, 64)), tmp_path / "whole.png", RECIPE)
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:60])
     for name, said in {
         "bare.png": "holds no latentdiff recipe",
