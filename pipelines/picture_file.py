@@ -47,6 +47,8 @@ class Contents:
 
 def format_of(path: str | Path) -> Format:
     """The format that a file's name asks for; UserError for one that is not written here."""
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder; expected the name of a file")
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UserError(f"{path} names no format that holds a recipe; expected .png, .jpg or .webp")
