@@ -346,9 +346,13 @@ def test_a_u_net_of_another_kind_is_refused(folder: Path, key: str) -> None:
 
 
 def test_an_inpainting_u_net_is_told_apart(folder: Path) -> None:
-    edit(folder / "unet/config.json", in_channels=9)
-    rewrite(folder / UNET, lambda s: s.update({"conv_in.weight": torch.zeros(16, 9, 3, 3)}))
-    assert "inpainting" in refusal(folder)
+    for channels in (9, 7):
+        edit(folder / "unet/config.json", in_channels=channels)
+        weight = torch.zeros(16, channels, 3, 3)
+        rewrite(folder / UNET, lambda s, w=weight: s.update({"conv_in.weight": w}))
+        if channels == 9:
+            assert bundles.load(folder).repaints
+    assert "nor an inpainting model, which takes 9" in refusal(folder)
 
 
 def test_a_u_net_for_another_text_width_is_refused(folder: Path) -> None:

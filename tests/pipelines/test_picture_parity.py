@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 
+from latentdiff.errors import UserError
 from latentdiff.models.bundle import Bundle
 from latentdiff.pipelines import TextToImagePipeline
 from latentdiff.pipelines.image_to_image import encode
@@ -168,3 +169,11 @@ def test_an_inpainting_checkpoint_draws_what_it_draws_in_diffusers(
         **OPTIONS,
     )
     agree(pipe.decode(ours.latents)[0], other.images[0])
+
+
+def test_an_inpainting_checkpoint_asks_for_a_mask() -> None:
+    pipe = TextToImagePipeline(inpainting_model("epsilon"))
+    with pytest.raises(UserError, match="needs a picture and a mask of what to repaint"):
+        pipe(tiny.PROMPT, **OPTIONS)
+    with pytest.raises(UserError, match="needs a mask of what to repaint"):
+        pipe(tiny.PROMPT, image=made_pictures.picture(), **OPTIONS)

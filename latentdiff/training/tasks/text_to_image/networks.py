@@ -40,6 +40,11 @@ def image_size(networks: Bundle, asked: int | None = None) -> int:
 def _of_base(config: TextToImageConfig) -> Bundle:
     assert config.base is not None
     base = bundles.load(config.base)
+    if base.repaints:
+        raise UserError(
+            f"{config.base} is an inpainting model, whose U-Net sees a mask and a picture too; "
+            "train on the text-to-image model it was made from"
+        )
     return dataclasses.replace(
         base, scheduler_config=config.scheduler_config(base.scheduler_config)
     )
