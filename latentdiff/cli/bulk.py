@@ -41,6 +41,8 @@ class BulkOptions:
 
     def axes(self) -> list[Axis]:
         """The sweeps, read; UserError for what cannot be."""
+        if not self.sweep:
+            return []
         from latentdiff.pipelines.sweep import parse_axis
 
         return [parse_axis(text) for text in self.sweep]
