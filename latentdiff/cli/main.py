@@ -23,6 +23,7 @@ from latentdiff.errors import UserError, unknown_name
 COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("latentdiff.cli.generate", "draw pictures from prompts"),
     "interpolate": ("latentdiff.cli.interpolate", "draw the way between prompts and seeds"),
+    "web": ("latentdiff.cli.web", "serve the local page and the JSON API"),
     "replay": ("latentdiff.cli.replay", "draw a picture again from its recipe, changed or not"),
     "verify": ("latentdiff.cli.verify", "say whether a picture is drawn again, or what differs"),
     "tokens": ("latentdiff.cli.tokens", "show how a prompt is read: tokens, weights, what is lost"),

@@ -1,0 +1,154 @@
+// The large picture: a job while it is drawn, or one picture of the gallery.
+
+import { get, pngOf } from "./api.js";
+import { byId, make, seconds, sentence } from "./dom.js";
+
+const ACTIVE = ["waiting", "running", "stopping"];
+export const isActive = (job) => ACTIVE.includes(job.state);
+
+export class Stage {
+  constructor(actions) {
+    this.actions = actions;
+    this.jobId = null;
+    this.imageId = null;
+  }
+
+  followJob(job) {
+    this.jobId = job.id;
+    this.imageId = null;
+    this.actions.current(null);
+    byId("picture").hidden = byId("backdrop").hidden = byId("empty").hidden = true;
+    this.showJob(job);
+  }
+
+  // A job's news; only the one on stage is shown here.
+  showJob(job) {
+    if (job.id !== this.jobId) return;
+    this.showStrip(job);
+    if (this.imageId !== null) return;
+    if (job.state === "done" && job.images.length) {
+      this.showImage(job.images.at(-1), job);
+      return;
+    }
+    byId("caption").hidden = false;
+    byId("said").textContent = job.asked.request.prompt;
+    byId("facts").replaceChildren();
+    this.showNotes(job.notes);
+    this.showState(job);
+    const preview = job.previews[0] ?? (job.images.length && !isActive(job) ? pngOf(job.images.at(-1)) : null);
+    if (preview) this.showPicture(preview, job.asked.request.prompt, isActive(job));
+    const bar = byId("progress");
+    bar.hidden = !isActive(job);
+    bar.firstElementChild.style.width = `${100 * job.progress}%`;
+    bar.setAttribute("aria-valuenow", Math.round(100 * job.progress));
+    byId("buttons").replaceChildren(...(isActive(job) ? [this.button("Stop", () => this.actions.stop(job), "danger")] : []));
+  }
+
+  showState(job) {
+    const state = byId("state");
+    state.classList.toggle("bad", job.state === "failed");
+    const which = job.asked.num_images > 1 && job.picture ? `picture ${job.picture} of ${job.asked.num_images}, ` : "";
+    state.textContent = {
+      waiting: job.ahead === 1 ? "Next in line" : `${job.ahead} before it in line`,
+      running: job.stage === "drawing" ? `${which}step ${job.step} of ${job.steps} · ${seconds(job.seconds_left)}`.replace(/ · $/, "") : sentence(job.stage || "starting"),
+      stopping: "Stopping …",
+      stopped: "Stopped.",
+      failed: sentence(job.error ?? ""),
+      done: "",
+    }[job.state].replace(/^\w/, (letter) => letter.toUpperCase());
+  }
+
+  showNotes(notes) {
+    byId("notes").replaceChildren(...notes.map((note) => make("li", { text: sentence(note) })));
+  }
+
+  showStrip(job) {
+    const strip = byId("strip");
+    strip.hidden = job.asked.num_images < 2;
+    if (strip.hidden) return;
+    const made = job.images.map((id) => make(
+      "button",
+      { type: "button", "aria-current": String(id === this.imageId), "aria-label": "Show this picture", on: { click: () => { this.showImage(id, job); this.showStrip(job); } } },
+      make("img", { src: pngOf(id), alt: "" }),
+    ));
+    if (isActive(job)) {
+      const live = job.previews.map((src) => make("img", { src, alt: "" }))[0];
+      made.push(make("button", { type: "button", "aria-current": String(this.imageId === null), "aria-label": "Show what is being drawn", on: { click: () => { this.imageId = null; this.showJob(job); } } }, ...(live ? [live] : [])));
+    }
+    strip.replaceChildren(...made);
+  }
+
+  async showImage(id, job = null) {
+    this.imageId = id;
+    if (!job) { this.jobId = null; byId("strip").hidden = true; }
+    let entry;
+    try {
+      entry = await get(`/v1/images/${encodeURIComponent(id)}`);
+    } catch (error) {
+      this.actions.problem(error);
+      return;
+    }
+    if (this.imageId !== id) return;
+    const request = entry.recipe?.request;
+    this.showPicture(pngOf(id), request?.prompt ?? "a picture", false);
+    byId("progress").hidden = true;
+    byId("caption").hidden = false;
+    byId("said").textContent = request?.prompt ?? "A picture without a recipe";
+    const state = byId("state");
+    state.textContent = "";
+    state.classList.remove("bad");
+    this.showNotes(job?.notes ?? []);
+    byId("facts").replaceChildren(...(entry.recipe ? facts(entry) : []));
+    byId("buttons").replaceChildren(...this.imageButtons(entry));
+    this.actions.current(id);
+  }
+
+  imageButtons(entry) {
+    const link = make("a", { class: "small", href: pngOf(entry.id), download: `${entry.id}.png`, text: "Download" });
+    const away = this.button("Delete", () => this.actions.remove(entry), "danger");
+    if (!entry.recipe) return [link, away];
+    return [
+      this.button("Another like this", () => this.actions.again(entry)),
+      this.button("Use its settings", () => this.actions.use(entry)),
+      link,
+      away,
+    ];
+  }
+
+  showPicture(source, alt, live) {
+    const picture = byId("picture");
+    picture.src = source;
+    picture.alt = alt;
+    picture.classList.toggle("live", live);
+    byId("backdrop").src = source;
+    picture.hidden = byId("backdrop").hidden = false;
+    byId("empty").hidden = true;
+  }
+
+  clear() {
+    this.imageId = this.jobId = null;
+    for (const id of ["picture", "backdrop", "caption", "progress", "strip"]) byId(id).hidden = true;
+    byId("empty").hidden = false;
+  }
+
+  button(text, run, kind = "") {
+    return make("button", { type: "button", class: `small ${kind}`.trim(), text, on: { click: run } });
+  }
+}
+
+function facts(entry) {
+  const { request, model, loras } = entry.recipe;
+  const rows = [
+    ["Seed", request.seed],
+    ["Size", `${entry.width} × ${entry.height}`],
+    ["Steps", request.num_inference_steps],
+    ["Guidance", request.guidance_scale],
+    ["Sampler", String(request.scheduler ?? "").replace(/(Discrete|Multistep)?Scheduler$/, "")],
+    ["Avoid", request.negative_prompt],
+    ["Model", String(model).split("/").pop()],
+    ["LoRAs", (loras ?? []).map((lora) => `${String(lora.file).split("/").pop().replace(/\.safetensors$/, "")} ${lora.scale}`).join(", ")],
+  ];
+  return rows
+    .filter(([, value]) => value !== "" && value !== null && value !== undefined)
+    .map(([name, value]) => make("div", {}, make("dt", { text: name }), make("dd", { text: String(value) })));
+}
