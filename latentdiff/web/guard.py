@@ -31,7 +31,9 @@ BROWSER_COOKIE = "latentdiff_browser"
 BROWSER = re.compile(r"[0-9a-f]{32}")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 SAFE = ("GET", "HEAD", "OPTIONS")
-OPEN_PATHS = ("/login", "/v1/login", "/style.css", "/login.js", "/icon.svg")
+OPEN_PATHS = (
+    *("/login", "/v1/login", "/login.js", "/api.js", "/dom.js", "/style.css", "/icon.svg"),
+)
 """What is shown to those who have not said the password yet."""
 MAX_FAILURES = 10
 """Wrong passwords a minute, of all callers together."""
@@ -39,7 +41,7 @@ HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data: blob:; connect-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'; manifest-src 'self'",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
     "cross-origin-resource-policy": "same-origin",
 }

@@ -49,6 +49,7 @@ class Job:
     news: dict[str, Any] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=dict)
     version: int = 0
+    round: int = 0
     _line: Line | None = field(default=None, repr=False)
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
@@ -80,6 +81,7 @@ class Line:
         self.listeners: set[Callable[[], None]] = set()
         self._jobs: dict[str, Job] = {}
         self._version = 0
+        self._round = 0
         self._changed = threading.Condition(threading.RLock())
         self.closed = False
         self._thread = threading.Thread(target=self._run, name="latentdiff-worker", daemon=True)
@@ -115,7 +117,7 @@ class Line:
                 raise LineFullError(
                     f"{len(waiting)} jobs wait already; try again when some are done"
                 )
-            job._line = self
+            job._line, job.round = self, self._round_for(job.owner)
             job.times["created"] = time.time()
             self._jobs[job.id] = job
             self.change(job, state="waiting")
@@ -174,16 +176,14 @@ class Line:
         return [j for j in self._jobs.values() if j.state in ("running", "stopping")]
 
     def _waiting(self) -> list[Job]:
-        """Waiting jobs in the order they will be done: each owner's k-th before any (k + 1)-th."""
-        turns: dict[str, int] = {}
-        for job in self._active():
-            turns[job.owner] = turns.get(job.owner, 0) + 1
-        ranked = []
-        for number, job in enumerate(j for j in self._jobs.values() if j.state == "waiting"):
-            turn = turns.get(job.owner, 0)
-            turns[job.owner] = turn + 1
-            ranked.append((turn, number, job))
-        return [job for _, _, job in sorted(ranked, key=lambda row: row[:2])]
+        """Waiting jobs in the order they will be done: by rounds, in each as they came."""
+        waiting = (j for j in self._jobs.values() if j.state == "waiting")
+        return sorted(waiting, key=lambda job: job.round)
+
+    def _round_for(self, owner: str) -> int:
+        """The first round in which an owner has no job yet: each has one job in a round."""
+        own = [j.round for j in self._jobs.values() if j.owner == owner and j.state not in ENDED]
+        return max(self._round, max(own, default=-1) + 1)
 
     def _run(self) -> None:
         while True:
@@ -193,6 +193,7 @@ class Line:
                 if self.closed:
                     return
                 job = self._waiting()[0]
+                self._round = job.round
                 job.times["started"] = time.time()
                 self.change(job, state="running")
             state = self._do(job)

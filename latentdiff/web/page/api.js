@@ -39,8 +39,9 @@ export class Stream {
     this.open();
     document.addEventListener("visibilitychange", () => this.seen());
     addEventListener("pageshow", (event) => event.persisted && this.open());
-    addEventListener("pagehide", (event) => {
-      if (!event.persisted) navigator.sendBeacon("/v1/leave");
+    addEventListener("pagehide", () => {
+      this.source.close();
+      navigator.sendBeacon("/v1/leave");
     });
   }
 

@@ -28,6 +28,7 @@ async function attempt(work) {
 
 const actions = {
   problem,
+  job: (id) => jobs.get(id),
   stop: (job) => attempt(async () => onJob(await remove(`/v1/jobs/${job.id}`))),
   current: (id) => wall.current(id),
   use: (entry) => takeRecipe(entry.recipe, ""),

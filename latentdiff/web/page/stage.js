@@ -41,7 +41,15 @@ export class Stage {
     bar.hidden = !isActive(job);
     bar.firstElementChild.style.width = `${100 * job.progress}%`;
     bar.setAttribute("aria-valuenow", Math.round(100 * job.progress));
-    byId("buttons").replaceChildren(...(isActive(job) ? [this.button("Stop", () => this.actions.stop(job), "danger")] : []));
+    this.showButtons(isActive(job) ? `stop ${job.id}` : "", () => [this.button("Stop", () => this.actions.stop(job), "danger")]);
+  }
+
+  // A button that is made anew at every step would swallow clicks: it is kept while its key is.
+  showButtons(key, build) {
+    const place = byId("buttons");
+    if (place.dataset.key === key) return;
+    place.dataset.key = key;
+    place.replaceChildren(...(key ? build() : []));
   }
 
   showState(job) {
@@ -66,21 +74,26 @@ export class Stage {
     const strip = byId("strip");
     strip.hidden = job.asked.num_images < 2;
     if (strip.hidden) return;
-    const made = job.images.map((id) => make(
-      "button",
-      { type: "button", "aria-current": String(id === this.imageId), "aria-label": "Show this picture", on: { click: () => { this.showImage(id, job); this.showStrip(job); } } },
-      make("img", { src: pngOf(id), alt: "" }),
-    ));
-    if (isActive(job)) {
-      const live = job.previews.map((src) => make("img", { src, alt: "" }))[0];
-      made.push(make("button", { type: "button", "aria-current": String(this.imageId === null), "aria-label": "Show what is being drawn", on: { click: () => { this.imageId = null; this.showJob(job); } } }, ...(live ? [live] : [])));
+    const key = [job.id, isActive(job), ...job.images].join(" ");
+    if (strip.dataset.key !== key) {
+      strip.dataset.key = key;
+      const look = (id) => { this.imageId = id; if (id) this.showImage(id, job); else this.showJob(this.actions.job(job.id)); };
+      const tile = (id, label, src) => make(
+        "button", { type: "button", "aria-label": label, data: { id: id ?? "" }, on: { click: () => look(id) } },
+        make("img", { src, alt: "", hidden: !src }),
+      );
+      strip.replaceChildren(...job.images.map((id) => tile(id, "Show this picture", pngOf(id))));
+      if (isActive(job)) strip.append(tile(null, "Show what is being drawn", job.previews[0]));
     }
-    strip.replaceChildren(...made);
+    const live = isActive(job) ? strip.lastElementChild.firstElementChild : null;
+    if (live && job.previews[0]) { live.src = job.previews[0]; live.hidden = false; }
+    for (const one of strip.children) one.setAttribute("aria-current", String(one.dataset.id === (this.imageId ?? "")));
   }
 
   async showImage(id, job = null) {
     this.imageId = id;
-    if (!job) { this.jobId = null; byId("strip").hidden = true; }
+    if (job) this.showStrip(job);
+    else { this.jobId = null; byId("strip").hidden = true; }
     let entry;
     try {
       entry = await get(`/v1/images/${encodeURIComponent(id)}`);
@@ -99,7 +112,7 @@ export class Stage {
     state.classList.remove("bad");
     this.showNotes(job?.notes ?? []);
     byId("facts").replaceChildren(...(entry.recipe ? facts(entry) : []));
-    byId("buttons").replaceChildren(...this.imageButtons(entry));
+    this.showButtons(`image ${id}`, () => this.imageButtons(entry));
     this.actions.current(id);
   }
 
