@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from latentdiff.errors import UserError
 from latentdiff.html.page import printable
@@ -100,7 +101,22 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     said = {404: "there is nothing at this address", 405: f"{request.method} is not known here"}
     sentence = said.get(error.status_code, error.detail)
-    return _answer(error.status_code, str(sentence), **dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["allow"] = ", ".join(_methods(request))
+    return _answer(error.status_code, str(sentence), **headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """All methods of an address; the router's own answer names those of its first route only."""
+    return [
+        method
+        for method in ("DELETE", "GET", "POST")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:

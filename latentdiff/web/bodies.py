@@ -47,7 +47,6 @@ class JobView(BaseModel):
     """A job as it is now."""
 
     id: str
-    kind: Literal["draw", "teach"]
     state: Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
     ahead: Annotated[int, Field(description="Jobs that are done before it; 0 once it runs.")]
     asked: Annotated[dict[str, Any], Field(description="What was asked for.")]
@@ -64,7 +63,6 @@ class JobView(BaseModel):
     images: Annotated[list[str], Field(description="Ids of the finished pictures.")]
     notes: Annotated[list[str], Field(description="What a user should know, a line each.")]
     error: Annotated[str | None, Field(description="Why it failed: one sentence.")]
-    details: Annotated[dict[str, Any], Field(description="More, by kind: teaching's curves.")]
 
 
 class ImageView(BaseModel):
@@ -113,7 +111,6 @@ class ServerView(BaseModel):
     model: str
     schedulers: list[str]
     limits: dict[str, int]
-    teaches: bool
     password: bool
 
 
@@ -137,6 +134,8 @@ def draw_body(limits: Limits) -> type[BaseModel]:
         if not is_open(field.name, hints[field.name]):
             continue
         told = said.get(field.name)
+        if field.name == "scheduler":
+            told = f"{told} Known: {', '.join(names.known_names())}."
         kind = Annotated[hints[field.name], Field(description=told), _bounds(field.name, limits)]
         needed = field.default is dataclasses.MISSING
         made[field.name] = (kind, ... if needed else field.default)
@@ -170,7 +169,7 @@ def _bounds(name: str, limits: Limits) -> Any:
         "guidance_rescale": Field(ge=0, le=1, allow_inf_nan=False),
         "eta": Field(ge=0, le=1, allow_inf_nan=False),
         "clip_skip": Field(ge=0, le=24),
-        "scheduler": Field(max_length=100, examples=list(names.known_names())),
+        "scheduler": Field(max_length=100),
     }.get(name, Field())
 
 
@@ -191,7 +190,6 @@ def job_view(job: Job, line: Line) -> JobView:
     shown = job.state in ("running", "stopping")
     return JobView(
         id=job.id,
-        kind=typing.cast(Any, job.kind),
         state=job.state,
         ahead=line.ahead(job),
         asked=dict(job.asked),
@@ -208,7 +206,6 @@ def job_view(job: Job, line: Line) -> JobView:
         images=news.get("images", []),
         notes=news.get("notes", []),
         error=job.error,
-        details=news.get("details", {}),
     )
 
 

@@ -40,7 +40,6 @@ class Job:
     """
 
     owner: str
-    kind: str
     asked: Mapping[str, Any]
     work: Callable[[Job], None] = field(repr=False)
     id: str = field(default_factory=lambda: secrets.token_hex(12))

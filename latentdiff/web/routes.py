@@ -82,7 +82,6 @@ def server(studio: TheStudio) -> ServerView:
         model=studio.shelf.first,
         schedulers=list(names.known_names()),
         limits=limits,
-        teaches=False,
         password=studio.access.closed,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ class Shelf:
     model: str = "snowglobe"
     models_folder: Path | None = None
     loras_folder: Path | None = None
-    extra_loras: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for folder in (self.models_folder, self.loras_folder):
@@ -84,8 +83,8 @@ class Shelf:
         return model_folder.built_in_folder(source) if built_in else Path(source)
 
     def loras(self) -> dict[str, LoraEntry]:
-        """Name → LoRA: files of the folder, folders in it that hold one, and those just taught."""
-        paths = dict(self.extra_loras)
+        """Name → LoRA: files of the folder, and folders in it that hold one."""
+        paths: dict[str, Path] = {}
         if self.loras_folder is not None:
             for file in sorted(self.loras_folder.glob("*.safetensors")):
                 paths[file.stem] = file

@@ -69,9 +69,7 @@ class Studio:
             self.shelf.lora_of(lora)
         order = Order(order.requests, name, order.loras)
         self.artist.check(order)
-        job = Job(
-            owner=owner, kind="draw", asked=asked_of(order), work=partial(self.artist.draw, order)
-        )
+        job = Job(owner=owner, asked=asked_of(order), work=partial(self.artist.draw, order))
         return self.drawing.submit(job), self.drawing
 
     def jobs_of(self, owner: str) -> list[tuple[Job, Line]]:

@@ -20,11 +20,12 @@ from selenium.webdriver.common.by import By  # noqa: E402
 SWITCHES = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--hide-scrollbars",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
 PATIENCE = 15.0
 BUTTON = """
-const buttons = [...document.querySelectorAll("button:not([role=tab])")];
+const buttons = [...document.querySelectorAll("button")];
 return buttons.find((one) => one.checkVisibility() && one.textContent === arguments[0]);
 """
 

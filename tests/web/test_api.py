@@ -226,3 +226,9 @@ def test_the_description_names_every_call_and_its_limits(server: Served) -> None
     assert "guidance" in body["guidance_scale"]["description"]
     assert "given" not in body
     assert server.call("GET", "/api").status == 200
+
+
+def test_an_unknown_method_is_told_the_known_ones(server: Served) -> None:
+    answer = server.call("PUT", "/v1/images")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
+    assert answer.json["error"] == "PUT is not known here"

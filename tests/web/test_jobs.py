@@ -19,7 +19,7 @@ def line() -> Iterator[Line]:
 
 
 def job(owner: str, work: Callable[[Job], None] = lambda job: None) -> Job:
-    return Job(owner=owner, kind="draw", asked={}, work=work)
+    return Job(owner=owner, asked={}, work=work)
 
 
 def done(line: Line, *jobs: Job) -> None:

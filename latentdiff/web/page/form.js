@@ -142,7 +142,7 @@ export class Form {
       if (!field) continue;
       const plain = value === null || value === undefined || DEFAULTS[name] === value ? "" : String(value);
       if (field.tagName === "SELECT" && plain && ![...field.options].some((option) => option.value === plain)) {
-        field.append(make("option", { value: plain, text: plain }));
+        field.append(make("option", { value: plain, text: plain.replace(/Scheduler$/, "") }));
       }
       field.value = plain;
     }

@@ -86,7 +86,6 @@ function onJob(job) {
   const before = jobs.get(job.id);
   if (before && !isActive(before) && isActive(job)) return; // an answer that was overtaken
   jobs.set(job.id, job);
-  if (job.kind !== "draw") return;
   // What had ended before this page was opened is in the gallery already, or was deleted.
   const fresh = before ? job.images.filter((id) => !before.images.includes(id)) : isActive(job) ? job.images : [];
   for (const id of fresh) wall.add(id, job.asked.request.prompt);
@@ -108,14 +107,6 @@ function listen() {
     const next = step && stage.imageId ? wall.beside(stage.imageId, step) : null;
     if (next) stage.showImage(next);
   });
-  for (const tab of document.querySelectorAll("[role=tab]")) {
-    tab.addEventListener("click", () => {
-      for (const other of document.querySelectorAll("[role=tab]")) {
-        other.setAttribute("aria-selected", String(other === tab));
-        byId(other.getAttribute("aria-controls")).hidden = other !== tab;
-      }
-    });
-  }
 }
 
 async function begin() {

@@ -68,7 +68,7 @@ function card(path, method, call) {
     "summary", {}, make("b", { text: method.toUpperCase() }), make("code", { text: path }),
     make("span", { class: "soft", text: (call.description ?? call.summary).split(/(?<=\.)\s/)[0] }),
   );
-  return make("details", { class: "call card" }, summary, make("p", { text: call.description ?? "" }), ...inside);
+  return make("details", { class: "call card" }, summary, make("p", { text: (call.description ?? "").replaceAll("`", "") }), ...inside);
 }
 
 const place = byId("reference");

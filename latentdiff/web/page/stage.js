@@ -83,9 +83,12 @@ export class Stage {
         make("img", { src, alt: "", hidden: !src }),
       );
       strip.replaceChildren(...job.images.map((id) => tile(id, "Show this picture", pngOf(id))));
-      if (isActive(job)) strip.append(tile(null, "Show what is being drawn", job.previews[0]));
+      if (isActive(job)) {
+        strip.append(tile(null, "Show what is being drawn", job.previews[0]));
+        for (let k = job.images.length + 1; k < job.asked.num_images; k += 1) strip.append(make("span"));
+      }
     }
-    const live = isActive(job) ? strip.lastElementChild.firstElementChild : null;
+    const live = strip.querySelector('[data-id=""] img');
     if (live && job.previews[0]) { live.src = job.previews[0]; live.hidden = false; }
     for (const one of strip.children) one.setAttribute("aria-current", String(one.dataset.id === (this.imageId ?? "")));
   }

@@ -70,7 +70,7 @@ export class Queue {
 
   // Rows of all jobs that wait or run, but for the one on stage.
   show(jobs, onStage) {
-    const shown = jobs.filter((job) => isActive(job) && job.id !== onStage && job.kind === "draw");
+    const shown = jobs.filter((job) => isActive(job) && job.id !== onStage);
     const wanted = new Set(shown.map((job) => job.id));
     for (const [id, row] of this.rows) if (!wanted.has(id)) { row.remove(); this.rows.delete(id); }
     shown.sort((a, b) => a.ahead - b.ahead);
