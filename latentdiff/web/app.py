@@ -99,9 +99,15 @@ def _answer(status: int, sentence: str, **headers: str) -> JSONResponse:
 
 def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    said = {404: "there is nothing at this address", 405: f"{request.method} is not known here"}
+    said = {
+        400: "the body cannot be read; expected JSON text",
+        404: "there is nothing at this address",
+        405: f"{request.method} is not known here",
+    }
     sentence = said.get(error.status_code, error.detail)
     headers = dict(error.headers or {})
+    if error.status_code == 400:
+        return _answer(422, sentence)
     if error.status_code == 405:
         headers["allow"] = ", ".join(_methods(request))
     return _answer(error.status_code, str(sentence), **headers)

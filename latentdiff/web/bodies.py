@@ -111,6 +111,7 @@ class ServerView(BaseModel):
     model: str
     schedulers: list[str]
     limits: dict[str, int]
+    fields: Annotated[list[str], Field(description="Keys that POST /v1/images takes.")]
     password: bool
 
 

@@ -82,6 +82,7 @@ def server(studio: TheStudio) -> ServerView:
         model=studio.shelf.first,
         schedulers=list(names.known_names()),
         limits=limits,
+        fields=list(bodies.draw_body(studio.limits).model_fields),
         password=studio.access.closed,
     )
 
@@ -209,7 +210,7 @@ async def job(
     return bodies.job_view(found, line)
 
 
-@api.delete("/jobs/{job_id}", tags=["jobs"], responses=refusals(404, 422))
+@api.post("/jobs/{job_id}/stop", tags=["jobs"], responses=refusals(404, 422))
 def stop(job_id: JobId, studio: TheStudio) -> JobView:
     """Stop a job: at once when it waits, at its next step when it runs."""
     found, line = studio.find(job_id)

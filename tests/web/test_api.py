@@ -52,7 +52,7 @@ def test_a_job_stops_within_one_step(server: Served) -> None:
         line = stream.readline().decode()
         if line.startswith("data: "):
             seen = json.loads(line[6:])["step"]
-    stopped = server.call("DELETE", f"/v1/jobs/{job['id']}").json
+    stopped = server.call("POST", f"/v1/jobs/{job['id']}/stop").json
     assert stopped["state"] == "stopping"
     ended = [json.loads(x[6:]) for x in stream.read().decode().split("\n") if x[:6] == "data: "][-1]
     link.close()
@@ -78,7 +78,7 @@ def test_callers_see_their_own_jobs_and_wait_in_turn(server: Served) -> None:
     assert third["ahead"] == 1
     assert one.job(second, wait=0)["ahead"] == 2
     assert [job["id"] for job in two.call("GET", "/v1/jobs").json] == [third["id"]]
-    one.call("DELETE", f"/v1/jobs/{first['id']}")
+    one.call("POST", f"/v1/jobs/{first['id']}/stop")
     assert one.job(second)["state"] == two.job(third)["state"] == "done"
 
 
@@ -92,7 +92,7 @@ def test_jobs_of_a_closed_page_are_stopped_unless_it_comes_back(server: Served) 
     link.getresponse()
     assert gone.job(job)["state"] == "stopped"
     assert back.job(kept, wait=0)["state"] in ("waiting", "running")
-    back.call("DELETE", f"/v1/jobs/{kept['id']}")
+    back.call("POST", f"/v1/jobs/{kept['id']}/stop")
     link.close()
 
 

@@ -46,7 +46,13 @@ PATHS = (
         "/v1/models",
     ),
     *("/v1/images/{}", "/v1/images/{}/png", "/v1/images/{}/restore", "/v1/jobs/{}"),
-    *("/v1/jobs/{}/events", "/v1/images?limit={}", "/v1/images?before={}", "/v1/jobs/{}?wait={}"),
+    *(
+        "/v1/jobs/{}/stop",
+        "/v1/jobs/{}/events",
+        "/v1/images?limit={}",
+        "/v1/images?before={}",
+        "/v1/jobs/{}?wait={}",
+    ),
     *("/", "/{}", "/login", "/api", "/openapi.json"),
 )
 METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS", "TRACE", "FOO")
@@ -75,7 +81,7 @@ def path(rng: random.Random) -> str:
     return rng.choice(PATHS).replace("{}", part).encode("ascii", "ignore").decode()
 
 
-@pytest.mark.parametrize("requests", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("requests", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_no_request_breaks_the_server_or_makes_it_hang(
     tmp_path: Path, model: Path, requests: int
 ) -> None:
@@ -84,7 +90,7 @@ def test_no_request_breaks_the_server_or_makes_it_hang(
     before = 0
     limits = Limits(max_images=2, max_steps=8, max_queue=3, max_queue_each=3)
     with served(make_studio(tmp_path, model, limits=limits)) as server:
-        link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
         for number in range(requests):
             method, to = rng.choice(METHODS), path(rng)
             if rng.random() < 0.5:
@@ -111,7 +117,7 @@ def test_no_request_breaks_the_server_or_makes_it_hang(
 def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(server: Served) -> None:
     lines = server.studio.lines
     for _ in range(20):
-        link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
         link.request("GET", "/v1/events")
         link.getresponse()
         link.close()

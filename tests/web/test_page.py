@@ -152,6 +152,30 @@ def test_a_dropped_png_gives_its_settings_back_and_the_running_job_stays(
     assert "of 990" in page.text("#state")
 
 
+def test_what_a_pictures_recipe_holds_and_the_page_cannot_ask_for_is_named(page: Browser) -> None:
+    taken = {
+        "request": {"schema": 1, "prompt": "a cat", "given": ["latents"], "long_prompts": "chunk"},
+        "model": "elsewhere/other",
+        "loras": [{"file": "x/owl.safetensors", "scale": 0.5}],
+    }
+    script = """
+    const { Form } = await import("/form.js");
+    const form = Object.create(Form.prototype);
+    Object.assign(form, {form: document.querySelector("#composer"), models: [{name: "tiny",
+      subjects: [], settings: []}], known: [], loras: new Map(), server: args[1], count: 1});
+    args[2](form.take(args[0]));
+    """
+    limits = {"limits": {"max_images": 4}, "fields": ["prompt", "long_prompts"]}
+    lost = page.driver.execute_async_script(
+        f"(async (...args) => {{{script}}})(...arguments)", taken, limits
+    )
+    assert lost == [
+        "Its model elsewhere/other is not here.",
+        "Its LoRA owl is not here.",
+        "Its given cannot be set here.",
+    ]
+
+
 def test_a_mistake_is_shown_as_a_sentence(page: Browser) -> None:
     page.write("#prompt", "a cat")
     page.script("document.querySelector('[name=width]').value = 33")

@@ -5,6 +5,7 @@ import { byId, make, sentence } from "./dom.js";
 const KEEP = "latentdiff.settings";
 const TEXTS = ["prompt", "negative_prompt", "scheduler", "long_prompts", "model"];
 const NUMBERS = ["seed", "num_inference_steps", "guidance_scale", "width", "height", "guidance_rescale", "eta", "clip_skip"];
+const UNASKED = ["schema", "template"]; // of a recipe, not for a form
 const DEFAULTS = { guidance_rescale: 0, eta: 0, clip_skip: 0, long_prompts: "truncate", negative_prompt: "" };
 
 export class Form {
@@ -14,6 +15,7 @@ export class Form {
     this.models = models;
     this.known = loras;
     this.loras = new Map();
+    this.extra = new Map();
     this.count = 1;
     this.fillChoices();
     this.listen();
@@ -121,10 +123,18 @@ export class Form {
     }));
   }
 
+  // What a picture's recipe asks for and the form has no field for; it can be left out.
+  showExtra() {
+    byId("extra").replaceChildren(...[...this.extra].map(([name, value]) => make("button", {
+      type: "button", text: `${name.replaceAll("_", " ")}: ${value} ×`, title: "Leave it out",
+      on: { click: () => { this.extra.delete(name); this.showExtra(); } },
+    })));
+  }
+
   // What POST /v1/images takes; empty fields are left to the model.
   request() {
     const { elements } = this.form;
-    const found = { num_images: this.count };
+    const found = { ...Object.fromEntries(this.extra), num_images: this.count };
     for (const name of TEXTS) if (elements[name].value !== "") found[name] = elements[name].value;
     for (const name of NUMBERS) {
       const text = elements[name].value;
@@ -153,7 +163,9 @@ export class Form {
   reset() {
     const prompt = this.form.elements.prompt.value;
     this.loras.clear();
+    this.extra.clear();
     this.showLoras();
+    this.showExtra();
     this.set(Object.fromEntries([...TEXTS, ...NUMBERS].map((name) => [name, null])));
     this.set({ prompt, model: this.models[0].name });
     this.setCount(1);
@@ -174,6 +186,14 @@ export class Form {
       if (known) this.loras.set(known.name, lora.scale);
       else lost.push(sentence(`its LoRA ${names[0]} is not here`));
     }
+    this.extra = new Map();
+    for (const [name, value] of Object.entries(recipe.request)) {
+      const asks = Array.isArray(value) ? value.length : value;
+      if (!asks || UNASKED.includes(name) || this.form.elements[name]) continue;
+      if (this.server.fields.includes(name)) this.extra.set(name, value);
+      else lost.push(sentence(`its ${name.replaceAll("_", " ")} cannot be set here`));
+    }
+    this.showExtra();
     this.showLoras();
     this.set(values);
     this.setCount(1);

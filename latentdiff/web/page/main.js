@@ -29,7 +29,7 @@ async function attempt(work) {
 const actions = {
   problem,
   job: (id) => jobs.get(id),
-  stop: (job) => attempt(async () => onJob(await remove(`/v1/jobs/${job.id}`))),
+  stop: (job) => attempt(async () => onJob(await post(`/v1/jobs/${job.id}/stop`))),
   current: (id) => wall.current(id),
   use: (entry) => takeRecipe(entry.recipe, ""),
   again: (entry) => {
