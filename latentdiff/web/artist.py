@@ -144,16 +144,17 @@ class _News:
         self.images: list[str] = []
         self.total = 0
         self._began = time.monotonic()
-        self._steps = 0
+        self._steps = self._counted = 0
 
     def step(self, step: PipelineStep) -> None:
+        """After a step of a batch: StoppedError when the job is to end here."""
         self.job.check()
         at_once = len(step.places)
         self._steps += at_once
         self.total = max(self.total, step.total * len(self.requests))
         # The first step also pays for the prompt, so the rate is of what came after it.
         if self._steps == at_once:
-            self._began, self._counted = time.monotonic(), 0
+            self._began = time.monotonic()
         else:
             self._counted += at_once
         seconds = time.monotonic() - self._began
@@ -169,6 +170,7 @@ class _News:
         )
 
     def finished(self, picture_id: str) -> None:
+        """After a picture was kept."""
         self.images.append(picture_id)
         self.job.report(images=list(self.images), previews=[])
         if len(self.images) < len(self.requests):

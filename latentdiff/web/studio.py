@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from latentdiff.errors import UserError
@@ -27,16 +27,16 @@ class Studio:
     """drawing: the line of draw jobs. presence: which pages are open."""
 
     artist: Artist
-    access: Access = field(default_factory=Access)
-    presence: Presence = field(default_factory=lambda: Presence(GRACE))
+    access: Access
+    presence: Presence
     drawing: Line
 
     @classmethod
-    def of(cls, artist: Artist, access: Access | None = None) -> Studio:
-        """A studio with a line as long as the artist's limits say."""
+    def of(cls, artist: Artist, access: Access | None = None, *, grace: float = GRACE) -> Studio:
+        """A studio with a line as long as the artist's limits say; grace: see `Presence`."""
         limits = artist.limits
         line = Line(max_waiting=limits.max_queue, max_waiting_each=limits.max_queue_each)
-        return cls(artist=artist, access=access or Access(), drawing=line)
+        return cls(artist=artist, access=access or Access(), presence=Presence(grace), drawing=line)
 
     @property
     def lines(self) -> list[Line]:

@@ -22,7 +22,6 @@ from latentdiff.web.gallery import Gallery
 from latentdiff.web.guard import Access
 from latentdiff.web.limits import Limits
 from latentdiff.web.shelf import Shelf
-from latentdiff.web.stream import Presence
 from latentdiff.web.studio import Studio
 
 MATRIX = [[0.3, 0.2, 0.2], [0.2, 0.3, 0.2], [0.1, 0.2, 0.3], [0.2, 0.2, 0.2]]
@@ -112,9 +111,7 @@ def make_studio(
     shelf = Shelf(model=str(model), loras_folder=loras)
     artist = Artist(shelf, Gallery(folder / "gallery"), limits or Limits())
     artist.open()
-    studio = Studio.of(artist, access)
-    object.__setattr__(studio, "presence", Presence(grace))
-    return studio
+    return Studio.of(artist, access, grace=grace)
 
 
 @contextlib.contextmanager
