@@ -137,9 +137,9 @@ def draw_body(limits: Limits) -> type[BaseModel]:
         told = said.get(field.name)
         if field.name == "scheduler":
             told = f"{told} Known: {', '.join(names.known_names())}."
-        kind = Annotated[hints[field.name], Field(description=told), _bounds(field.name, limits)]
-        needed = field.default is dataclasses.MISSING
-        made[field.name] = (kind, ... if needed else field.default)
+        default = ... if field.default is dataclasses.MISSING else field.default
+        about = Field(default, description=told, **_bounds(field.name, limits))
+        made[field.name] = (hints[field.name], about)
     count = Field(ge=1, le=limits.max_images, description="Pictures; the k-th has seed + k.")
     model = Field(max_length=200, description="A name of GET /v1/models; by default the first.")
     made["num_images"] = (Annotated[int, count], 1)
@@ -157,21 +157,23 @@ def is_open(name: str, hint: Any) -> bool:
     return kinds <= {int, float, bool} or (kinds == {str} and name in OPEN_TEXTS)
 
 
-def _bounds(name: str, limits: Limits) -> Any:
+def _bounds(name: str, limits: Limits) -> dict[str, Any]:
     """What a value of a field must keep to, as the API's description says it."""
-    if name in ("prompt", "negative_prompt"):
-        return Field(max_length=limits.max_prompt)
-    if name in ("width", "height"):
-        return Field(ge=1, le=min(8192, limits.max_pixels))
-    return {
-        "seed": Field(ge=-1, le=SEED_MAX),
-        "num_inference_steps": Field(ge=1, le=limits.max_steps),
-        "guidance_scale": Field(ge=-100, le=100, allow_inf_nan=False),
-        "guidance_rescale": Field(ge=0, le=1, allow_inf_nan=False),
-        "eta": Field(ge=0, le=1, allow_inf_nan=False),
-        "clip_skip": Field(ge=0, le=24),
-        "scheduler": Field(max_length=100),
-    }.get(name, Field())
+    finite = {"allow_inf_nan": False}
+    bounds: dict[str, dict[str, Any]] = {
+        "prompt": {"max_length": limits.max_prompt},
+        "negative_prompt": {"max_length": limits.max_prompt},
+        "seed": {"ge": -1, "le": SEED_MAX},
+        "width": {"ge": 1, "le": min(8192, limits.max_pixels)},
+        "height": {"ge": 1, "le": min(8192, limits.max_pixels)},
+        "num_inference_steps": {"ge": 1, "le": limits.max_steps},
+        "guidance_scale": {"ge": -100, "le": 100} | finite,
+        "guidance_rescale": {"ge": 0, "le": 1} | finite,
+        "eta": {"ge": 0, "le": 1} | finite,
+        "clip_skip": {"ge": 0, "le": 24},
+        "scheduler": {"max_length": 100},
+    }
+    return bounds.get(name, {})
 
 
 def field_texts(cls: type) -> dict[str, str]:

@@ -72,7 +72,8 @@ def body(rng: random.Random) -> bytes:
         return b"\x89PNG\r\n\x1a\n" + rng.randbytes(100)
     asked = {rng.choice(FIELDS): value(rng) for _ in range(rng.randrange(5))}
     if kind > 4:  # mostly sound, so that it comes further
-        asked = {"prompt": "a cat", "num_inference_steps": 1} | dict(list(asked.items())[:1])
+        wrong = dict(list(asked.items())[: rng.randrange(2)])
+        asked = {"prompt": "a cat", "num_inference_steps": 1} | wrong
     return json.dumps(asked).encode()
 
 
@@ -90,16 +91,14 @@ def test_no_request_breaks_the_server_or_makes_it_hang(
     before = 0
     limits = Limits(max_images=2, max_steps=8, max_queue=3, max_queue_each=3)
     with served(make_studio(tmp_path, model, limits=limits)) as server:
-        link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
         for number in range(requests):
             method, to = rng.choice(METHODS), path(rng)
             if rng.random() < 0.5:
                 method, to = "POST", "/v1/images"
             headers = {"content-type": rng.choice(("application/json", "image/png", "x", ""))}
             data = body(rng) if method in ("POST", "PUT", "PATCH") else None
-            link.request(method, to, body=data, headers=headers)
-            answer = link.getresponse()
-            told = answer.read()
+            answer = server.call(method, to, data, headers)
+            told = answer.body
             codes[answer.status] = codes.get(answer.status, 0) + 1
             assert answer.status < 500, (method, to, data, told)
             if answer.status >= 400 and method != "HEAD":
@@ -107,11 +106,10 @@ def test_no_request_breaks_the_server_or_makes_it_hang(
             if number == requests // 3:
                 gc.collect()
                 before = process.memory_info().rss
-        link.close()
         assert server.job(server.draw(), wait=30)["state"] == "done"
     gc.collect()
     assert process.memory_info().rss - before < 100e6
-    assert {202, 404, 405, 422, 429} <= set(codes), codes
+    assert {200, 202, 404, 405, 422} <= set(codes), codes
 
 
 def test_a_caller_that_leaves_in_the_middle_leaves_nothing_behind(server: Served) -> None:
