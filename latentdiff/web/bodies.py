@@ -171,6 +171,7 @@ def _bounds(name: str, limits: Limits) -> dict[str, Any]:
         "guidance_rescale": {"ge": 0, "le": 1} | finite,
         "eta": {"ge": 0, "le": 1} | finite,
         "clip_skip": {"ge": 0, "le": 24},
+        "decode_tile": {"ge": 64, "le": 8192},
         "scheduler": {"max_length": 100},
     }
     return bounds.get(name, {})
