@@ -81,7 +81,8 @@ class Line:
         self._jobs: dict[str, Job] = {}
         self._version = 0
         self._round = 0
-        self._changed = threading.Condition(threading.RLock())
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
         self.closed = False
         self._thread = threading.Thread(target=self._run, name="latentdiff-worker", daemon=True)
 

@@ -75,14 +75,17 @@ async def events(
         yield "retry: 1000\n\n"
         while True:
             changed.clear()
-            jobs = select()
-            for job, line in jobs:
-                if sent.get(job.id, -1) < job.version:
+            over = True
+            for job, line in select():
+                with line.lock:  # or the last change could come between the view and the question
+                    over = over and job.state in ENDED
+                    view = job_view(job, line) if sent.get(job.id, -1) < job.version else None
                     sent[job.id] = job.version
-                    yield event("job", job_view(job, line).model_dump_json())
+                if view is not None:
+                    yield event("job", view.model_dump_json())
             if any(line.closed for line in lines):
                 return
-            if ends and all(job.state in ENDED for job, _ in jobs):
+            if ends and over:
                 return
             try:
                 await asyncio.wait_for(changed.wait(), HEARTBEAT)
