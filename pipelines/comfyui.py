@@ -92,7 +92,8 @@ def _number(inputs: Mapping[str, Any], key: str, otherwise: Any) -> Any:
 
 def _upstream(nodes: Graph, link: Any, kind: str) -> Mapping[str, Any] | None:
     """The inputs of the nearest node of a kind that a link leads to, through any others."""
-    todo, seen = [link], set()
+    todo: list[Any] = [link]
+    seen: set[str] = set()
     while todo and len(seen) < FURTHEST:
         here = todo.pop(0)
         key = str(here[0]) if isinstance(here, list) and here else None

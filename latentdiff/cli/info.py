@@ -52,8 +52,8 @@ def main(argv: Sequence[str]) -> int:
         network = getattr(bundle, part)
         count = sum(p.numel() for p in network.parameters())
         size = sum(p.numel() * p.element_size() for p in network.parameters())
-        stored = str(next(network.parameters()).dtype).removeprefix("torch.")
-        print(f"{part:<13} {count:>11,} {size / 1e6:>7.1f} MB  {stored:<9} {bundle.hashes[part]}")
+        kept = str(next(network.parameters()).dtype).removeprefix("torch.")
+        print(f"{part:<13} {count:>11,} {size / 1e6:>7.1f} MB  {kept:<9} {bundle.hashes[part]}")
     for extra in sorted(p for p in place.iterdir() if p.is_dir()) if place.is_dir() else ():
         size = sum(file.stat().st_size for file in extra.rglob("*.safetensors"))
         if extra.name not in bundles.folders.NETWORKS and size:

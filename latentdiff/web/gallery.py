@@ -15,7 +15,7 @@ from PIL import Image
 
 from latentdiff.errors import UserError
 from latentdiff.pipelines.batch import Picture
-from latentdiff.pipelines.png import read_recipe
+from latentdiff.pipelines.picture_file import read_recipe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 TRASH = "trash"
