@@ -37,7 +37,7 @@ class RecipeConfig:
     scratch: Path | None = None
     """Folder for the pools and the latent cache, 230 kB a scene; None keeps them in run_dir."""
     networks: Literal["cpu2", "h100", "tiny"] = "cpu2"
-    """Preset of every training stage: two processes on two cores, one GPU, or a trial."""
+    """For two processes on two cores (the presets called cpu), one GPU, or a trial."""
     seed: int = 0
     """Seed of every run."""
     world_seed: int = 0
@@ -107,7 +107,8 @@ def own(config: RecipeConfig, stage: str, *more: str) -> list[str]:
 def training(config: RecipeConfig, script: str, place: Path, options: str, *more: str) -> list[str]:
     """Command line of a training stage, resuming when there is something to resume."""
     command = [*launcher(config), f"latentdiff.train_scripts.{script}"]
-    command += ["--preset", config.networks, "--run-dir", str(place), "--seed", str(config.seed)]
+    preset = "cpu" if config.networks == "cpu2" else config.networks
+    command += ["--preset", preset, "--run-dir", str(place), "--seed", str(config.seed)]
     command += [*more, *shlex.split(options)]
     if any(place.glob("checkpoints/step-*")):
         command.append("--resume")
@@ -165,13 +166,19 @@ def run(config: RecipeConfig) -> None:
     for wait in waiting:
         wait(Stage.begun)
     Stage(config.run_dir, "encode", own(config, "encode")).finish(Stage.begun)
-    parts = unet_data(config)
+    # On two cores the U-Net has no end of its own: `ship` decays a branch of it.
+    parts = (*unet_data(config), *(("--lr-schedule", "constant") if open_ended(config) else ()))
     unet = train(config, "text_to_image", config.unet_minutes, config.unet_options, *parts)
     unet(Stage.begun)
-    if not beside and config.networks != "tiny":
+    if open_ended(config):
         say(f"the U-Net stands in {config.place('text_to_image')}; --ship NAME makes a model of it")
     else:
         assemble_from(config, config.place("text_to_image"), "snowglobe")
+
+
+def open_ended(config: RecipeConfig) -> bool:
+    """Whether the U-Net trains at a constant rate, for as long as there is time."""
+    return config.networks == "cpu2"
 
 
 def unet_data(config: RecipeConfig) -> tuple[str, ...]:

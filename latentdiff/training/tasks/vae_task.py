@@ -341,7 +341,20 @@ def middle(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 PRESETS: dict[str, VaeConfig] = {
-    "cpu": VaeConfig(),
+    "cpu": VaeConfig(
+        crop=96,
+        validation_pictures=16,
+        train=TrainConfig(
+            batch_size=8,
+            optimizer="muon",
+            learning_rate=1e-3,
+            muon_learning_rate=0.012,
+            ema_decay=0.998,
+            decay_fraction=0.3,
+            decay_shape="linear",
+            channels_last=True,
+        ),
+    ),
     "h100": VaeConfig(
         crop=128,
         validation_pictures=512,

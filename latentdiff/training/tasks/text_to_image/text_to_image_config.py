@@ -173,7 +173,24 @@ def refuse_epsilon() -> None:
 SNOWGLOBE: dict[str, Any] = {"prediction_type": "v_prediction", "weighting": "simple"}
 
 PRESETS: dict[str, TextToImageConfig] = {
-    "cpu": TextToImageConfig(**SNOWGLOBE),
+    "cpu": TextToImageConfig(
+        **SNOWGLOBE,
+        validation_pictures=32,
+        validation_pairs=64,
+        sheet_guidance=2.5,
+        train=TrainConfig(
+            batch_size=16,
+            optimizer="muon",
+            learning_rate=1e-3,
+            muon_learning_rate=0.015,
+            ema_decay=0.998,
+            decay_fraction=0.3,
+            decay_shape="linear",
+            channels_last=True,
+            validate_every=500,
+            sheet_every=500,
+        ),
+    ),
     "h100": TextToImageConfig(
         model="snowglobe-wide",
         **SNOWGLOBE,
