@@ -6,25 +6,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from latentdiff.pipelines.batch import Picture, TextToImageResult
-    from latentdiff.pipelines.picture_file import read_recipe
-    from latentdiff.pipelines.recipe import Recipe
+    from latentdiff.pipelines.recipes.picture_file import read_recipe
+    from latentdiff.pipelines.recipes.recipe import Recipe
     from latentdiff.pipelines.request import Request
     from latentdiff.pipelines.request_records import Blend, Inpaint, Inversion, Source, Upscale
     from latentdiff.pipelines.text_to_image import TextToImagePipeline
+    from latentdiff.pipelines.walk.batch import Picture, TextToImageResult
 
 _HOMES = {
     "Blend": "request_records",
     "Inpaint": "request_records",
     "Inversion": "request_records",
-    "Picture": "batch",
-    "Recipe": "recipe",
+    "Picture": "walk.batch",
+    "Recipe": "recipes.recipe",
     "Request": "request",
     "Source": "request_records",
     "TextToImagePipeline": "text_to_image",
-    "TextToImageResult": "batch",
+    "TextToImageResult": "walk.batch",
     "Upscale": "request_records",
-    "read_recipe": "picture_file",
+    "read_recipe": "recipes.picture_file",
 }
 __all__ = [
     "Blend",

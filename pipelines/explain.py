@@ -20,10 +20,10 @@ from latentdiff.conditioning import weighted_text
 from latentdiff.conditioning.prompt_weights import WeightedText
 from latentdiff.errors import UserError
 from latentdiff.models.attention import AttentionRecorder
-from latentdiff.pipelines.batch import Batch, Picture, PipelineStep
-from latentdiff.pipelines.prompting import plan_of
 from latentdiff.pipelines.request import Request
 from latentdiff.pipelines.text_to_image import OnStep, TextToImagePipeline
+from latentdiff.pipelines.walk.batch import Batch, Picture, PipelineStep
+from latentdiff.pipelines.walk.prompting import plan_of
 from latentdiff.sheet import Cell, labelled_sheet
 
 INFERNO = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))

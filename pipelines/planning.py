@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-import latentdiff.pipelines.embeds as embeds
-import latentdiff.pipelines.image_to_image as image_to_image
-import latentdiff.pipelines.inpainting as inpainting
-import latentdiff.pipelines.inversion as inversion
+import latentdiff.pipelines.from_pictures.image_to_image as image_to_image
+import latentdiff.pipelines.from_pictures.inpainting as inpainting
+import latentdiff.pipelines.from_pictures.inversion as inversion
+import latentdiff.pipelines.walk.embeds as embeds
 from latentdiff.conditioning.guidance import Predict
 from latentdiff.diffusion.timesteps import with_strength
 from latentdiff.errors import UserError
@@ -19,11 +19,11 @@ from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.denoiser import WithChannels
 from latentdiff.models.geometry import Geometry
-from latentdiff.pipelines.batch import Batch
-from latentdiff.pipelines.blending import starting_noise
-from latentdiff.pipelines.legs import Leg
+from latentdiff.pipelines.from_pictures.blending import starting_noise
+from latentdiff.pipelines.from_pictures.sources import Canvas, canvas_of, with_source
 from latentdiff.pipelines.request import Given, Request
-from latentdiff.pipelines.sources import Canvas, canvas_of, with_source
+from latentdiff.pipelines.walk.batch import Batch
+from latentdiff.pipelines.walk.legs import Leg
 from latentdiff.sampling import ContextAt, SeededNoise
 from latentdiff.schedulers import interop
 from latentdiff.schedulers.protocol import Scheduler

@@ -11,11 +11,11 @@ import yaml
 from PIL import Image
 
 from latentdiff.errors import UserError
-from latentdiff.pipelines.batch import Picture
-from latentdiff.pipelines.picture_file import pixels_sha256
-from latentdiff.pipelines.recipe import Recipe
+from latentdiff.pipelines.recipes.picture_file import pixels_sha256
+from latentdiff.pipelines.recipes.recipe import Recipe
 from latentdiff.pipelines.request import Request
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
+from latentdiff.pipelines.walk.batch import Picture
 from latentdiff.sheet import contact_sheet
 
 SHORT_NAMES = {"steps": "num_inference_steps"}

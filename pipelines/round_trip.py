@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-import latentdiff.pipelines.image_to_image as image_to_image
-from latentdiff.pipelines.inversion import psnr
+import latentdiff.pipelines.from_pictures.image_to_image as image_to_image
+from latentdiff.pipelines.from_pictures.inversion import psnr
+from latentdiff.pipelines.from_pictures.sources import canvas_of
 from latentdiff.pipelines.request import Request
-from latentdiff.pipelines.sources import canvas_of
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
 

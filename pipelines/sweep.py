@@ -15,8 +15,8 @@ import yaml
 
 from latentdiff import config as configs
 from latentdiff.errors import UserError
-from latentdiff.pipelines.picture_file import read_recipe
-from latentdiff.pipelines.recipe import Recipe
+from latentdiff.pipelines.recipes.picture_file import read_recipe
+from latentdiff.pipelines.recipes.recipe import Recipe
 from latentdiff.pipelines.request import Request
 
 SHORT = {

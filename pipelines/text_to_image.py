@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import latentdiff.pipelines.embeds as embeds
+import latentdiff.pipelines.from_pictures.tiling as tiling
+import latentdiff.pipelines.from_pictures.upscaling as upscaling
 import latentdiff.pipelines.planning as planning
-import latentdiff.pipelines.prompting as prompting
-import latentdiff.pipelines.tiling as tiling
-import latentdiff.pipelines.upscaling as upscaling
+import latentdiff.pipelines.walk.embeds as embeds
+import latentdiff.pipelines.walk.prompting as prompting
 from latentdiff import devices
 from latentdiff.conditioning.guidance import Predict
 from latentdiff.conditioning.settings import Long, Syntax
@@ -27,7 +27,13 @@ from latentdiff.models import geometry
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.lora.stack import LoraReport, LoraStack
-from latentdiff.pipelines.batch import (
+from latentdiff.pipelines.from_pictures.blending import blended, far_end
+from latentdiff.pipelines.from_pictures.sources import canvas_of
+from latentdiff.pipelines.planning import Parts
+from latentdiff.pipelines.recipes.recipe import Recipe
+from latentdiff.pipelines.request import Given, Request, as_list, draw_seed, several, with_latents
+from latentdiff.pipelines.request_records import Blend, Inpaint, Source, Upscale
+from latentdiff.pipelines.walk.batch import (
     Batch,
     Picture,
     PipelineStep,
@@ -36,14 +42,8 @@ from latentdiff.pipelines.batch import (
     in_order,
     warn_of,
 )
-from latentdiff.pipelines.blending import blended, far_end
-from latentdiff.pipelines.legs import advance, walk
-from latentdiff.pipelines.notes import dropped_words, lost
-from latentdiff.pipelines.planning import Parts
-from latentdiff.pipelines.recipe import Recipe
-from latentdiff.pipelines.request import Given, Request, as_list, draw_seed, several, with_latents
-from latentdiff.pipelines.request_records import Blend, Inpaint, Source, Upscale
-from latentdiff.pipelines.sources import canvas_of
+from latentdiff.pipelines.walk.legs import advance, walk
+from latentdiff.pipelines.walk.notes import dropped_words, lost
 from latentdiff.pixels import to_images
 from latentdiff.sampling import ContextAt, check_finite
 from latentdiff.schedulers.protocol import Scheduler

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-from latentdiff.cli.bulk import Share
-from latentdiff.cli.generate import main as generate
+from latentdiff.cli.draw.bulk import Share
+from latentdiff.cli.draw.generate import main as generate
 from latentdiff.errors import UserError
 
 

@@ -21,20 +21,29 @@ from latentdiff.errors import UserError, unknown_name
 
 # Name -> (module with `main(argv) -> int`, one line of help). Loaded on use only.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "generate": ("latentdiff.cli.generate", "draw pictures from prompts"),
-    "interpolate": ("latentdiff.cli.interpolate", "draw the way between prompts and seeds"),
+    "generate": ("latentdiff.cli.draw.generate", "draw pictures from prompts"),
+    "interpolate": ("latentdiff.cli.draw.interpolate", "draw the way between prompts and seeds"),
     "web": ("latentdiff.cli.web", "serve the local page and the JSON API"),
-    "replay": ("latentdiff.cli.replay", "draw a picture again from its recipe, changed or not"),
-    "verify": ("latentdiff.cli.verify", "say whether a picture is drawn again, or what differs"),
-    "tokens": ("latentdiff.cli.tokens", "show how a prompt is read: tokens, weights, what is lost"),
-    "info": ("latentdiff.cli.info", "describe a model, or what a picture's recipe holds"),
+    "replay": (
+        "latentdiff.cli.draw.replay",
+        "draw a picture again from its recipe",
+    ),
+    "verify": (
+        "latentdiff.cli.draw.verify",
+        "say whether a picture comes again, or what differs",
+    ),
+    "tokens": (
+        "latentdiff.cli.draw.tokens",
+        "show how a prompt is read: tokens, weights, losses",
+    ),
+    "info": ("latentdiff.cli.model.info", "describe a model, or what a picture's recipe holds"),
     "train": ("latentdiff.cli.train", "train a VAE, a CLIP or a text-to-image U-Net"),
     "report": ("latentdiff.cli.report", "write a training run's report.html anew"),
     "debug": ("latentdiff.cli.debug", "replay the batch at which a training stopped, in float32"),
     "evaluate": ("latentdiff.cli.evaluate", "measure a model: alignment, autoencoder, blind test"),
     "data": ("latentdiff.cli.data", "check pictures before training; build and clean caches"),
-    "convert": ("latentdiff.cli.convert", "a model folder to a single file, or back"),
-    "lora": ("latentdiff.cli.lora", "inspect, convert and merge LoRA files"),
+    "convert": ("latentdiff.cli.model.convert", "a model folder to a single file, or back"),
+    "lora": ("latentdiff.cli.model.lora", "inspect, convert and merge LoRA files"),
     "doctor": ("latentdiff.cli.doctor", "say what this machine has, what is slow on it, and why"),
     "scenes": ("latentdiff.cli.scenes", "look at, export and render the procedural scenes"),
 }

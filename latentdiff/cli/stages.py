@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from latentdiff.pipelines.batch import PipelineStep
+    from latentdiff.pipelines.walk.batch import PipelineStep
 
 
 class Stages:

@@ -18,8 +18,8 @@ from latentdiff.files.json_file import read_json
 from latentdiff.models import model_folder as folders
 from latentdiff.models.networks import load_network, refuse_code, save_network
 from latentdiff.models.preview import STABLE_DIFFUSION_1, Preview
-from latentdiff.models.single_file import read_single_file
-from latentdiff.models.vae_file import load_vae
+from latentdiff.models.single_files.single_file import read_single_file
+from latentdiff.models.single_files.vae_file import load_vae
 from latentdiff.schedulers.scheduler_config import (
     CONFIG_NAME,
     SchedulerConfig,

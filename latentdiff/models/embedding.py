@@ -18,7 +18,7 @@ from torch import Tensor
 from latentdiff.errors import UserError
 from latentdiff.files import sha256_file
 from latentdiff.models import weights
-from latentdiff.models.single_file import refuse_pickle
+from latentdiff.models.single_files.single_file import refuse_pickle
 
 if TYPE_CHECKING:
     from latentdiff.models.bundle import Bundle

@@ -12,16 +12,16 @@ from torch import Tensor
 from latentdiff.checkpoints.tensor_file import file_size, write_tensors
 from latentdiff.errors import UserError
 from latentdiff.files import atomic_path
-from latentdiff.models import original_names as original
 from latentdiff.models import weights
 from latentdiff.models.networks import TEXT_PREFIX
-from latentdiff.models.single_file import (
+from latentdiff.models.single_files import original_names as original
+from latentdiff.models.single_files.single_file import (
     PREDICTION_HEADER,
     TOKENIZER_MARKS,
     clip_tokenizer,
     clip_vocabulary,
 )
-from latentdiff.models.single_file_config import HEADER
+from latentdiff.models.single_files.single_file_config import HEADER
 from latentdiff.schedulers.scheduler_config import write_config
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from latentdiff.schedulers.names import (
     known_names,
 )
 from latentdiff.schedulers.protocol import Scheduler
-from latentdiff.schedulers.readings import make_reading
 from latentdiff.schedulers.scheduler_config import (
     CONFIG_NAME,
     SchedulerConfig,
@@ -25,6 +24,7 @@ from latentdiff.schedulers.scheduler_config import (
     read_config,
     write_config,
 )
+from latentdiff.schedulers.scores.readings import make_reading
 
 __all__ = [
     "ALIASES",

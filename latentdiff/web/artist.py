@@ -13,9 +13,9 @@ import torch
 
 from latentdiff.errors import UserError
 from latentdiff.models.lora.formats import read_lora
-from latentdiff.pipelines import notes
 from latentdiff.pipelines.request import Request
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
+from latentdiff.pipelines.walk import notes
 from latentdiff.web.gallery import Gallery
 from latentdiff.web.jobs import Job
 from latentdiff.web.limits import Limits
@@ -24,7 +24,7 @@ from latentdiff.web.shelf import Shelf
 if TYPE_CHECKING:
     from PIL import Image
 
-    from latentdiff.pipelines.batch import PipelineStep
+    from latentdiff.pipelines.walk.batch import PipelineStep
 
 LARGEST_PREVIEW = 320
 """Pixels of a preview's longer side."""

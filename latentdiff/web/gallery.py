@@ -14,8 +14,8 @@ from typing import Any
 from PIL import Image
 
 from latentdiff.errors import UserError
-from latentdiff.pipelines.batch import Picture
-from latentdiff.pipelines.picture_file import read_recipe
+from latentdiff.pipelines.recipes.picture_file import read_recipe
+from latentdiff.pipelines.walk.batch import Picture
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 TRASH = "trash"

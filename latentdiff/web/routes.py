@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from starlette.responses import FileResponse, StreamingResponse
 
 from latentdiff.errors import UserError
-from latentdiff.pipelines.picture_file import read_recipes
+from latentdiff.pipelines.recipes.picture_file import read_recipes
 from latentdiff.schedulers import names
 from latentdiff.web import bodies, stream
 from latentdiff.web.bodies import (

@@ -15,7 +15,7 @@ from PIL import Image
 
 from latentdiff.cli.main import run
 from latentdiff.pipelines import TextToImagePipeline
-from latentdiff.pipelines.picture_file import read_recipe, read_recipes
+from latentdiff.pipelines.recipes.picture_file import read_recipe, read_recipes
 
 VOCABULARY = ["a", "an", "in", "the", "on", "at", "cat", "dog", "owl", "snow", "night", "penguin"]
 

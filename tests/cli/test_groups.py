@@ -7,7 +7,7 @@ from latentdiff.errors import UserError
 
 COMMANDS: groups.Commands = {
     "twice": (lambda argv: 2 * len(argv), "count to twice"),
-    "info": ("latentdiff.cli.info", "a module, loaded on use"),
+    "info": ("latentdiff.cli.model.info", "a module, loaded on use"),
 }
 
 

@@ -16,7 +16,7 @@ from latentdiff.files import sha256_file
 from latentdiff.models import bundle as bundles
 from latentdiff.models.lora.formats import KOHYA_NAME, PEFT_NAME
 from latentdiff.models.lora.layers import base_of
-from latentdiff.pipelines.picture_file import read_recipe
+from latentdiff.pipelines.recipes.picture_file import read_recipe
 
 CARD = {"vocabulary": ["a", "in", "the", "cat", "snow"], "num_inference_steps": 2}
 

@@ -14,7 +14,7 @@ import tiny
 from PIL import Image, ImageDraw
 
 from latentdiff.cli.main import run
-from latentdiff.pipelines.picture_file import read_recipe, read_recipes
+from latentdiff.pipelines.recipes.picture_file import read_recipe, read_recipes
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import tiny
 from PIL import Image, PngImagePlugin
 
 from latentdiff.cli.main import run
-from latentdiff.pipelines.picture_file import read_recipe, read_recipes, save_picture
+from latentdiff.pipelines.recipes.picture_file import read_recipe, read_recipes, save_picture
 
 
 @pytest.fixture(scope="module")

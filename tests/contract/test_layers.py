@@ -33,9 +33,7 @@ FLOORS: list[list[str]] = [
 # Inside a room, in the same order; a room that is not here has no folders.
 INSIDE: dict[str, list[str]] = {
     "pipelines": [
-        *("formats", "request_records", "request", "recipe", "a1111", "comfyui", "picture_file"),
-        *("batch", "sources", "legs", "blending", "embeds", "prompting", "notes"),
-        *("image_to_image", "inpainting", "inversion", "upscaling", "tiling", "planning"),
+        *("request_records", "request", "recipes", "walk", "from_pictures", "planning"),
         *("text_to_image", "replay", "explain", "round_trip", "interpolation", "sweep"),
     ],
     "measure": [

@@ -89,7 +89,10 @@ def test_every_package_of_the_checkout_is_declared() -> None:
     found = {
         ".".join(p.parent.relative_to(ROOT).parts)
         for p in (ROOT / "latentdiff").rglob("__init__.py")
-    } | {"latentdiff.pipelines", "latentdiff.train_scripts"}
+    }
+    for top in ("pipelines", "train_scripts"):  # installed inside latentdiff
+        places = (p.parent.relative_to(ROOT) for p in (ROOT / top).rglob("__init__.py"))
+        found |= {".".join(("latentdiff", *place.parts)) for place in places}
     assert declared == found
 
 

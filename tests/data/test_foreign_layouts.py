@@ -14,7 +14,7 @@ from made_sources import PICTURE, fill, listed
 
 from latentdiff.data.records import BadPicture
 from latentdiff.data.sources import open_source
-from latentdiff.data.sources.png_prompts import prompt_of
+from latentdiff.data.sources.folders.png_prompts import prompt_of
 from latentdiff.errors import UserError
 
 TEXTS = {

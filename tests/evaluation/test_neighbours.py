@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from latentdiff.evaluation.memorisation import memorisation, nearest, rank_sum
-from latentdiff.evaluation.precision_recall import neighbour_distance, precision_recall
-from latentdiff.evaluation.retrieval import r_precision
+from latentdiff.evaluation.sets.memorisation import memorisation, nearest, rank_sum
+from latentdiff.evaluation.sets.precision_recall import neighbour_distance, precision_recall
+from latentdiff.evaluation.sets.retrieval import r_precision
 
 
 def draw(count, seed, width=4):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from latentdiff.evaluation.resampling import bootstrap, groups_of, jackknife
+from latentdiff.evaluation.sets.resampling import bootstrap, groups_of, jackknife
 
 VALUES = np.random.default_rng(0).normal(2.0, 3.0, 200)
 STANDARD_ERROR = VALUES.std(ddof=1) / math.sqrt(len(VALUES))

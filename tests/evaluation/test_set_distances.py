@@ -7,14 +7,14 @@ import torch
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from latentdiff.evaluation.frechet import (
+from latentdiff.evaluation.sets.frechet import (
     Moments,
     distance_of,
     extrapolated,
     frechet,
     frechet_distance,
 )
-from latentdiff.evaluation.kernel_distance import cmmd, gaussian_kernel, kernel_distance, kid
+from latentdiff.evaluation.sets.kernel_distance import cmmd, gaussian_kernel, kernel_distance, kid
 
 
 def draw(count, width=6, seed=0, shift=0.0):
@@ -99,7 +99,7 @@ def test_the_gaussian_kernels_distance_has_its_closed_form():
 
 
 def test_leaving_a_group_out_is_computing_without_it():
-    from latentdiff.evaluation.resampling import groups_of, jackknife
+    from latentdiff.evaluation.sets.resampling import groups_of, jackknife
 
     x, y = draw(20), draw(20, seed=1)
     of_x, of_y = groups_of(20, 5, 0), groups_of(20, 5, 1)

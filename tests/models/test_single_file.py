@@ -18,11 +18,11 @@ from torch import Tensor
 from latentdiff.cli.main import run
 from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
-from latentdiff.models import original_names as original
 from latentdiff.models.bundle import Bundle
-from latentdiff.models.single_file import clip_tokenizer
 from latentdiff.models.single_file_writer import write_single_file
-from latentdiff.models.vae_file import load_vae
+from latentdiff.models.single_files import original_names as original
+from latentdiff.models.single_files.single_file import clip_tokenizer
+from latentdiff.models.single_files.vae_file import load_vae
 
 PARTS = ("unet", "vae", "text_encoder")
 

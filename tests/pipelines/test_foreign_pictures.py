@@ -12,9 +12,9 @@ from PIL import Image, PngImagePlugin
 
 from latentdiff.errors import UserError
 from latentdiff.pipelines import Recipe, Request
-from latentdiff.pipelines.a1111 import read_parameters, scheduler_of, write_parameters
-from latentdiff.pipelines.comfyui import read_graph
-from latentdiff.pipelines.picture_file import read_picture, read_recipe, save_picture
+from latentdiff.pipelines.recipes.a1111 import read_parameters, scheduler_of, write_parameters
+from latentdiff.pipelines.recipes.comfyui import read_graph
+from latentdiff.pipelines.recipes.picture_file import read_picture, read_recipe, save_picture
 
 A1111 = """masterpiece, (a cat:1.2) <lora:owl:0.7>
 in the snow

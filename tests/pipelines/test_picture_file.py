@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from latentdiff.errors import UserError
 from latentdiff.pipelines import Recipe, Request
-from latentdiff.pipelines.picture_file import read_recipe, read_recipes, save_picture
+from latentdiff.pipelines.recipes.picture_file import read_recipe, read_recipes, save_picture
 from latentdiff.sheet import contact_sheet
 
 RECIPE = Recipe(

@@ -16,7 +16,7 @@ import torch
 from latentdiff.errors import UserError
 from latentdiff.models.bundle import Bundle
 from latentdiff.pipelines import TextToImagePipeline
-from latentdiff.pipelines.image_to_image import encode
+from latentdiff.pipelines.from_pictures.image_to_image import encode
 from latentdiff.pipelines.request_records import Inpaint, Source
 
 STEPS = 5

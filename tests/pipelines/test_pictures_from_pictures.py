@@ -22,11 +22,9 @@ from latentdiff.pipelines import (
     Source,
     TextToImagePipeline,
     Upscale,
-    image_to_image,
-    inpainting,
     round_trip,
-    sources,
 )
+from latentdiff.pipelines.from_pictures import image_to_image, inpainting, sources
 from latentdiff.schedulers import interop
 
 FEW: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 2.0, "seed": 3}

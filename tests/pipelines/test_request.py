@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from latentdiff.errors import UserError
-from latentdiff.pipelines.batch import batches
 from latentdiff.pipelines.request import PER_PICTURE, Request, several
 from latentdiff.pipelines.request_records import Blend, Inpaint, Inversion, Source, Upscale
+from latentdiff.pipelines.walk.batch import batches
 
 FULL = Request(
     prompt="a cat",

@@ -11,7 +11,7 @@ import torch
 from latentdiff.conditioning.text import encode, tokenize
 from latentdiff.errors import UserError
 from latentdiff.pipelines import Blend, Request, TextToImagePipeline
-from latentdiff.pipelines.blending import slerp
+from latentdiff.pipelines.from_pictures.blending import slerp
 
 FEW: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 2.0, "seed": 3}
 

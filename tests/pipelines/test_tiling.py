@@ -7,7 +7,8 @@ import tiny
 import torch
 
 from latentdiff.models.autoencoder import Autoencoder
-from latentdiff.pipelines import TextToImagePipeline, tiling
+from latentdiff.pipelines import TextToImagePipeline
+from latentdiff.pipelines.from_pictures import tiling
 
 
 @pytest.mark.parametrize("model", [tiny.tiny, tiny.stable_diffusion_1])

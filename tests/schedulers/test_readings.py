@@ -15,13 +15,13 @@ from latentdiff.diffusion.timesteps import Step, grid
 from latentdiff.errors import UserError
 from latentdiff.sampling import denoise
 from latentdiff.schedulers import interop
-from latentdiff.schedulers.adaptive_flow import AdaptiveFlow
-from latentdiff.schedulers.annealed_langevin import AnnealedLangevin
 from latentdiff.schedulers.base import Grid
 from latentdiff.schedulers.ddim import DDIM
-from latentdiff.schedulers.probability_flow import ProbabilityFlow
-from latentdiff.schedulers.readings import READINGS
-from latentdiff.schedulers.vp_sde import VPSDE
+from latentdiff.schedulers.scores.adaptive_flow import AdaptiveFlow
+from latentdiff.schedulers.scores.annealed_langevin import AnnealedLangevin
+from latentdiff.schedulers.scores.probability_flow import ProbabilityFlow
+from latentdiff.schedulers.scores.readings import READINGS
+from latentdiff.schedulers.scores.vp_sde import VPSDE
 
 SCHEDULE = scaled_linear()
 START, CLEANEST = float(SCHEDULE.alpha_bar[-1]), float(SCHEDULE.alpha_bar[0])

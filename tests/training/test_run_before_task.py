@@ -15,7 +15,7 @@ from together import together
 
 from latentdiff.cli import main as cli
 from latentdiff.data.buckets import BucketConfig
-from latentdiff.data.sources.picture_folder import FolderSource
+from latentdiff.data.sources.folders.picture_folder import FolderSource
 from latentdiff.errors import UserError
 from latentdiff.training.feeds.data_config import DataConfig
 from latentdiff.training.optimizers.guarded_step import NonFiniteError

@@ -16,7 +16,7 @@ import tiny
 from PIL import Image, PngImagePlugin
 from serving import Served, make_studio, served
 
-from latentdiff.pipelines.picture_file import read_recipe
+from latentdiff.pipelines.recipes.picture_file import read_recipe
 from latentdiff.pipelines.request import Request
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
 from latentdiff.web.limits import Limits

@@ -17,15 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import latentdiff.data.sources.kohya as kohya
-import latentdiff.data.sources.picture_folder as folder
-import latentdiff.data.sources.tar as tar
+import latentdiff.data.sources.folders.kohya as kohya
+import latentdiff.data.sources.folders.picture_folder as folder
+import latentdiff.data.sources.tars.tar as tar
 from latentdiff.data.records import Source
+from latentdiff.data.sources.folders.sidecars import Sidecars
 from latentdiff.data.sources.listing import Listing, is_archive, walk
 from latentdiff.data.sources.metadata import NAMES, Metadata
 from latentdiff.data.sources.packed import printable
 from latentdiff.data.sources.parquet_library import holds_bytes, parquet_library
-from latentdiff.data.sources.sidecars import Sidecars
 from latentdiff.data.sources.text import check_template
 from latentdiff.errors import UserError, nearest
 from latentdiff.files import hub

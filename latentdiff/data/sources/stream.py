@@ -23,9 +23,9 @@ from latentdiff.data.sources.find import expand, expand_numbers, files_of_split
 from latentdiff.data.sources.listing import is_archive
 from latentdiff.data.sources.packed import Problems, counted, printable
 from latentdiff.data.sources.parquet_library import datasets_library
-from latentdiff.data.sources.tar import read_at
-from latentdiff.data.sources.tar_packed import is_packed, unpack
-from latentdiff.data.sources.tar_samples import TarOptions, shard_samples
+from latentdiff.data.sources.tars.tar import read_at
+from latentdiff.data.sources.tars.tar_packed import is_packed, unpack
+from latentdiff.data.sources.tars.tar_samples import TarOptions, shard_samples
 from latentdiff.errors import UserError
 
 OPEN_SHARDS = 8  # read at a time, a sample of each in turn, so that they are well mixed

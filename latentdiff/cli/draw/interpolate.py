@@ -1,0 +1,106 @@
+"""`latentdiff interpolate "a cat" "a dog" --seeds 1,2`: pictures on the way between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from latentdiff import config as configs
+from latentdiff.cli import loading
+from latentdiff.cli.options import ModelOptions, SamplingOptions
+from latentdiff.cli.stages import Stages
+from latentdiff.errors import UserError
+
+if TYPE_CHECKING:
+    from latentdiff.pipelines.walk.batch import Picture
+
+PROG = "latentdiff interpolate"
+DESCRIPTION = """Draw the way from picture to picture: noise along the sphere from seed to seed,
+prompts along the line between their contexts. Give two or more prompts, or seeds, or both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolateConfig:
+    """What to walk through, and where to put it."""
+
+    prompt: tyro.conf.Positional[tuple[str, ...]]
+    """One prompt, or one for each stop on the way."""
+    seeds: str = "0"
+    """One seed, or one for each stop: 3,7,12."""
+    frames: int = 8
+    """Pictures from each stop to before the next."""
+    loop: bool = False
+    """Lead from the last stop to the first again."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("interpolation.webp")
+    """NAME.webp or NAME.gif for moving pictures, NAME.png for a sheet, or a folder for each frame
+    with its recipe."""
+    fps: float = 8.0
+    """Frames a second of moving pictures."""
+    columns: int | None = None
+    """Of a sheet; by default one row for each stretch."""
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    networks: ModelOptions = field(default_factory=lambda: ModelOptions(dtype="float32"))
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise UserError('no prompt was given; try: latentdiff interpolate "a cat" "a dog"')
+        if self.columns is not None and self.columns < 1:
+            raise UserError(f"columns is {self.columns}; expected at least 1")
+        suffix = self.output.suffix.lower()
+        if suffix not in ("", ".png", ".webp", ".gif"):
+            raise UserError(f"{self.output} is none of .webp, .gif and .png, and no folder")
+        self.numbers()
+
+    def numbers(self) -> list[int]:
+        """The seeds."""
+        try:
+            return [int(part) for part in self.seeds.split(",")]
+        except ValueError:
+            raise UserError(
+                f"seeds is {self.seeds!r}; expected whole numbers with commas between"
+            ) from None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `latentdiff interpolate` and return its exit code."""
+    config = configs.parse(InterpolateConfig, argv, prog=PROG, description=DESCRIPTION)
+    from latentdiff.pipelines.interpolation import frames
+
+    template = config.sampling.request()
+    requests = frames(template, config.prompt, config.numbers(), config.frames, loop=config.loop)
+    pipeline = loading.load(config.networks)
+    from latentdiff.pipelines.walk import notes
+
+    resolved = pipeline.resolve(requests)
+    loading.print_notes(notes.without_effect(pipeline.geometry, resolved))
+    stages = Stages(len(requests))
+    pictures = list(
+        pipeline.draw(resolved, batch_size=config.sampling.batch_size, on_step=stages.step)
+    )
+    stages.clear()
+    for path in write(pictures, config):
+        print(path)
+    return 0
+
+
+def write(pictures: Sequence[Picture], config: InterpolateConfig) -> list[Path]:
+    """The animation, the sheet or the frames; where they lie."""
+    from latentdiff import sheet
+    from latentdiff.pipelines.interpolation import save_animation
+    from latentdiff.pipelines.recipes.picture_file import save_picture
+
+    output, images = config.output, [picture.image for picture in pictures]
+    suffix = output.suffix.lower()
+    if suffix in (".webp", ".gif"):
+        return [save_animation(images, output, frames_per_second=config.fps)]
+    if suffix == ".png":
+        columns = config.columns or min(len(images), config.frames + (not config.loop))
+        whole = sheet.contact_sheet(images, columns, margin=0, ground=(255, 255, 255))
+        return [save_picture(whole, output, [picture.recipe for picture in pictures])]
+    output.mkdir(parents=True, exist_ok=True)
+    width = len(str(len(pictures) - 1))
+    return [picture.save(output / f"frame-{k:0{width}}.png") for k, picture in enumerate(pictures)]

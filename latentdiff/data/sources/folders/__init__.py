@@ -1,0 +1,1 @@
+"""Folders of pictures, in the layouts that people and programs make."""

@@ -1,0 +1,1 @@
+"""Tar shards: members, samples, an index."""

@@ -1,0 +1,1 @@
+"""Other readings of the network: as a score, in SDEs and flows."""

@@ -1,0 +1,1 @@
+"""Pictures from pictures: sources, masks, inversion, blends, tiles, a second pass."""

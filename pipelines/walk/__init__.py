@@ -1,0 +1,1 @@
+"""The parts of a walk: batches, legs, prompts, embeds, notes."""
