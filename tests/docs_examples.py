@@ -78,6 +78,8 @@ def check_command(line: str) -> str | None:
         return f"no command {' '.join(words[:depth])!r}"
     for word in words[depth:]:
         option = word.split("=")[0]
+        if option in ("--help", "--help-all"):
+            continue
         if option.startswith("--") and not re.search(rf"{re.escape(option)}\b", text):
             return f"{' '.join(words[:depth])} has no option {option}"
     return None
