@@ -10,7 +10,7 @@ NUMERIC := tests/diffusion tests/schedulers tests/test_sampling.py tests/test_se
   tests/evaluation/test_distances.py tests/evaluation/test_clip_score.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help image test numerics slow torture check format lint types docs setup clean
+.PHONY: help image test numerics slow torture check format lint types docs course setup clean
 
 help:
 	@echo 'make image [PROMPT="a fox in the forest"] [SEED=3] [IMAGE=fox.png]   draw a picture'
@@ -20,6 +20,7 @@ help:
 	@echo 'make numerics the mathematics as processors without AVX-512, and without vectors, compute it'
 	@echo 'make check    format, lint, types, tests, numerics, docs: what CI runs'
 	@echo 'make format   rewrite the code in the house format'
+	@echo 'make course   run the pages of the course and draw their plots'
 
 image: $(VENV)/.installed
 	@$(BIN)/latentdiff generate "$(PROMPT)" --seed $(SEED) -o "$(IMAGE)"
@@ -61,6 +62,9 @@ types: $(VENV)/.installed-dev
 	cp -R pipelines build/types/latentdiff/pipelines
 	cp -R train_scripts build/types/latentdiff/train_scripts
 	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p latentdiff
+
+course: $(VENV)/.installed-dev
+	$(BIN)/python docs/course/run_course.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tests/docs_examples.py
