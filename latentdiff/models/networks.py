@@ -269,7 +269,9 @@ def save_network(
     if part == "text_encoder":
         state = {TEXT_PREFIX + n.removeprefix(TEXT_PREFIX): v for n, v in state.items()}
         config = module.config.to_diff_dict() | {"architectures": [class_name]}
-        config["dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
+        # transformers opens a network in the type named here, diffusers its own in float32: opened
+        # without a word about types a folder must not mix the two, whatever it is stored in.
+        config["dtype"] = "float32"
     else:
         config = json.loads(module.to_json_string())
         config.pop("_name_or_path", None)

@@ -74,3 +74,17 @@ def test_the_recipe_holds_the_steps_that_were_asked_for_also_where_heun_takes_mo
     (resolved,) = pipe.resolve([request])
     assert resolved.num_inference_steps == 10
     assert next(pipe.stream(resolved)).total == 19
+
+
+def test_a_half_precision_folder_draws_when_diffusers_opens_it_without_arguments(tmp_path):
+    import tiny
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    from latentdiff.models import bundle
+
+    folder = bundle.save(tiny.tiny(), tmp_path / "half", dtype=torch.float16)
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    assert (pipe.text_encoder.dtype, pipe.unet.dtype) == (torch.float32, torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("a cat", num_inference_steps=1, height=32, width=32).images[0].size == (32, 32)
