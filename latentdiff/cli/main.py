@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("latentdiff.cli.report", "write a training run's report.html anew"),
     "debug": ("latentdiff.cli.debug", "replay the batch at which a training stopped, in float32"),
     "evaluate": ("latentdiff.cli.evaluate", "measure a model: alignment, autoencoder, blind test"),
+    "bench": ("latentdiff.cli.bench", "time drawing, training and starting against the peers"),
     "data": ("latentdiff.cli.data", "check pictures before training; build and clean caches"),
     "convert": ("latentdiff.cli.model.convert", "a model folder to a single file, or back"),
     "lora": ("latentdiff.cli.model.lora", "inspect, convert and merge LoRA files"),

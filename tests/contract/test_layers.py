@@ -27,7 +27,7 @@ FLOORS: list[list[str]] = [
     ["models", "sampling"],
     ["training"],
     ["pipelines"],
-    ["measure", "web"],
+    ["measure", "bench", "web"],
     ["cli", "train_scripts"],
 ]
 # Inside a room, in the same order; a room that is not here has no folders.
@@ -39,6 +39,10 @@ INSIDE: dict[str, list[str]] = {
     "measure": [
         *("measured_model", "drawing", "photo_classifier", "blind_test"),
         *("measure_alignment", "measure_autoencoder", "measure_classes"),
+    ],
+    "bench": [
+        *("spread", "runners", "worker", "race", "report"),
+        *("drawers", "work", "generation"),
     ],
     "data": [
         *("records", "captions", "buckets", "order", "transforms", "bad_samples"),
