@@ -82,13 +82,11 @@ def denoise(
     Raises UserError when a prediction is not finite, naming the step.
     """
     grid = scheduler.grid() if steps is None else tuple(steps)
-    told = torch.tensor([step.t for step in grid], device=x_T.device)
     x, then = x_T, None
     for index, planned in enumerate(grid):
         step = planned if then is None else then
-        t = told[index] if then is None else torch.tensor(then.t, device=x_T.device)
         now = context if isinstance(context, Tensor) else context(index, len(grid))
-        prediction = denoiser(scheduler.scale_input(x, step), t, now)
+        prediction = denoiser(scheduler.scale_input(x, step), step.t, now)
         where = f"at step {index + 1} of {len(grid)} (t = {step.t})"
         check_finite(prediction, "the U-Net", where, getattr(denoiser, "dtype", None))
         drawn = noise() if noise is not None and scheduler.needs_noise(step) else None

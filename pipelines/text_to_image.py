@@ -26,6 +26,7 @@ from latentdiff.models import bundle as bundles
 from latentdiff.models import geometry
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
+from latentdiff.models.denoiser import ready_unet
 from latentdiff.models.lora.stack import LoraReport, LoraStack
 from latentdiff.pipelines.from_pictures.blending import blended, far_end
 from latentdiff.pipelines.from_pictures.sources import canvas_of
@@ -68,6 +69,7 @@ class TextToImagePipeline:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.autoencoder = Autoencoder(bundle.vae)
+        self.unet = ready_unet(bundle.unet)
         self.geometry = geometry.of_configs(bundle.vae.config, bundle.unet.config)
         self.parts = Parts(bundle, self.autoencoder, self.geometry)
         self.loras = LoraStack(bundle)
@@ -326,7 +328,7 @@ class TextToImagePipeline:
         """The denoiser with its guidance, and the context that it is told."""
         given, other = embeds.context_of(batch.requests), far_end(batch)
         if given is None and other is None:
-            return prompting.condition(self.bundle, batch)
+            return prompting.condition(self.bundle, self.unet, batch)
         mask = None
         if given is not None:
             context = given.to(self.bundle.unet.device)
@@ -334,7 +336,7 @@ class TextToImagePipeline:
             context, mask = prompting.fixed_context(self.bundle, batch)
         if other is not None:
             context = blended(context, prompting.fixed_context(self.bundle, other)[0], batch)
-        return prompting.guided(self.bundle, batch, mask), context
+        return prompting.guided(self.bundle, self.unet, batch, mask), context
 
     def recipe(self, request: Request, batch_size: int = 1) -> Recipe:
         """What makes the picture of a resolved request again, with these weights as they are.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from latentdiff.conditioning.settings import Guidance as Guidance
 
-Predict = Callable[[Tensor, Tensor | int, Tensor], Tensor]
+Predict = Callable[[Tensor, Tensor | float, Tensor], Tensor]
 
 
 def combine(negative: Tensor, positive: Tensor, scale: float) -> Tensor:
@@ -32,7 +32,8 @@ class GuidedDenoiser:
     """A denoiser with guidance inside: `(x_t (B, …), t, context (2B, L, D)) -> prediction (B, …)`.
 
     The context's first half belongs to the negative prompts, the second to the prompts; both
-    halves go through the network in one call.
+    halves go through the network in one call. A network that says so (`repeats_rows`) is shown x_t
+    once for both.
     """
 
     def __init__(self, denoiser: Predict, guidance: Guidance) -> None:
@@ -45,8 +46,9 @@ class GuidedDenoiser:
         """What the network computes in, if it says so."""
         return getattr(self.denoiser, "dtype", None)
 
-    def __call__(self, x_t: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
-        both = self.denoiser(torch.cat([x_t, x_t]), t, context)
+    def __call__(self, x_t: Tensor, t: Tensor | float, context: Tensor) -> Tensor:
+        shown = x_t if getattr(self.denoiser, "repeats_rows", False) else torch.cat([x_t, x_t])
+        both = self.denoiser(shown, t, context)
         negative, positive = both.chunk(2)
         guided = combine(negative, positive, self.guidance.scale)
         if self.guidance.rescale > 0.0:
@@ -81,7 +83,7 @@ class ComposedDenoiser:
         """What the network computes in, if it says so."""
         return getattr(self.denoiser, "dtype", None)
 
-    def __call__(self, x_t: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor | float, context: Tensor) -> Tensor:
         owners = self.owners.to(x_t.device)
         found = self.denoiser(torch.cat([x_t, x_t[owners]]), t, context)
         negative, parts = found[: len(x_t)], found[len(x_t) :]

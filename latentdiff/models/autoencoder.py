@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from latentdiff.models.geometry import latent_factor
+from latentdiff.models.prepared.decoder import PreparedDecoder
+from latentdiff.models.prepared.fits import decoder_fits
+from latentdiff.models.prepared.ready import Ready
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -28,6 +31,7 @@ class Autoencoder:
 
     def __init__(self, vae: AutoencoderKL) -> None:
         self.vae = vae
+        self._decoder = Ready(vae.decoder, decoder_fits, PreparedDecoder)
 
     @property
     def factor(self) -> int:
@@ -80,7 +84,9 @@ class Autoencoder:
         raw = latents / self.scaling_factor
         if self.vae.post_quant_conv is not None:
             raw = self.vae.post_quant_conv(raw)
-        return self.vae.decoder(raw)
+        self._decoder.look()
+        decoder = self._decoder.form() or self.vae.decoder
+        return decoder(raw)
 
 
 @torch.no_grad()

@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from latentdiff.models.prepared.fits import unet_fits
+from latentdiff.models.prepared.ready import Ready
+from latentdiff.models.prepared.unet import PreparedUnet
+
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+
+ReadyUnet = Ready[PreparedUnet]
+
+
+def ready_unet(unet: UNet2DConditionModel) -> ReadyUnet:
+    """The U-Net with its prepared form, for any number of walks."""
+    return Ready(unet, unet_fits, PreparedUnet)
 
 
 class Denoiser:
@@ -20,33 +32,59 @@ class Denoiser:
     contexts is only filled up, as `conditioning.text.context_mask` makes it.
     """
 
+    repeats_rows = True
+    """It takes contexts of more rows than x_t, and repeats x_t for them itself."""
+
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        unet: UNet2DConditionModel | ReadyUnet,
         prediction_type: str,
         context_mask: Tensor | None = None,
     ) -> None:
-        self.unet = unet
+        """unet: ready made where it is asked in several walks with the same weights."""
+        self.ready = unet if isinstance(unet, Ready) else ready_unet(unet)
+        self.ready.look()
+        self.unet = self.ready.network
         self.prediction_type = prediction_type
+        self._cast: tuple[Tensor, Tensor] | None = None
         self.hide(context_mask)
 
     def hide(self, context_mask: Tensor | None) -> None:
         """Take another mask, for contexts that change from step to step."""
         self.context_mask = None if context_mask is None else context_mask.to(self.unet.device)
 
-    def __call__(self, x_t: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
-        """Prediction (B, C, h, w) for noisy latents x_t (B, C, h, w).
+    def __call__(self, x_t: Tensor, t: Tensor | float, context: Tensor) -> Tensor:
+        """Prediction (kB, C, h, w) for noisy latents x_t (B, C, h, w).
 
-        t: timestep 0 … T-1, one for all or (B,); context: (B, L, D).
-        The U-Net's dtype and device rule inside; the result comes back in those of x_t.
+        t: timestep 0 … T-1, one for all or (B,); context: (kB, L, D), whose row j belongs to row
+        j mod B of x_t. The U-Net's dtype and device rule inside; the result comes back in those of
+        x_t.
         """
-        assert x_t.shape[0] == context.shape[0], (x_t.shape, context.shape)
-        if not isinstance(t, Tensor):
-            t = torch.tensor(t, device=x_t.device)
-        prediction = predict(
-            self.unet, x_t.to(self.dtype), t, context.to(self.dtype), self.context_mask
-        )
+        assert context.shape[0] % x_t.shape[0] == 0, (x_t.shape, context.shape)
+        told, shown = self._told(context), x_t.to(self.dtype)
+        form = None if isinstance(t, Tensor) and t.ndim else self._form()
+        if form is not None:
+            prediction = form(shown, float(t), told, self.context_mask)
+        else:
+            times = t if isinstance(t, Tensor) else torch.tensor(t, device=x_t.device)
+            count = context.shape[0] // x_t.shape[0]
+            shown = shown if count == 1 else torch.cat([shown] * count)
+            times = times.repeat(count) if times.ndim else times
+            prediction = predict(self.unet, shown, times, told, self.context_mask)
         return prediction.to(x_t.dtype)
+
+    def _form(self) -> PreparedUnet | None:
+        """The prepared U-Net where it can do what is asked."""
+        pooled = self.unet.config.addition_embed_type is not None
+        return None if pooled and self.context_mask is not None else self.ready.form()
+
+    def _told(self, context: Tensor) -> Tensor:
+        """The context in the U-Net's dtype; the same tensor for the same one."""
+        if context.dtype == self.dtype:
+            return context
+        if self._cast is None or self._cast[0] is not context:
+            self._cast = (context, context.to(self.dtype))
+        return self._cast[1]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,7 +102,7 @@ class WithChannels:
     checkpoint (Rombach et al. 2022, section 4.5; channels as in Stable Diffusion's)."""
 
     def __init__(
-        self, denoiser: Callable[[Tensor, Tensor | int, Tensor], Tensor], channels: Tensor
+        self, denoiser: Callable[[Tensor, Tensor | float, Tensor], Tensor], channels: Tensor
     ) -> None:
         """channels: (B, c, h, w), put behind x_t's; guidance may be inside `denoiser`."""
         self.denoiser = denoiser
@@ -75,7 +113,7 @@ class WithChannels:
         """What the network computes in, if it says so."""
         return getattr(self.denoiser, "dtype", None)
 
-    def __call__(self, x_t: Tensor, t: Tensor | int, context: Tensor) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor | float, context: Tensor) -> Tensor:
         """Prediction (B, C, h, w) for noisy latents x_t (B, C, h, w)."""
         return self.denoiser(torch.cat([x_t, self.channels.to(x_t)], dim=1), t, context)
 

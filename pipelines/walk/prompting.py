@@ -14,7 +14,7 @@ from latentdiff.conditioning.prompt_language import Prompt
 from latentdiff.conditioning.prompt_weights import WeightedText
 from latentdiff.errors import UserError
 from latentdiff.models.bundle import Bundle
-from latentdiff.models.denoiser import Denoiser
+from latentdiff.models.denoiser import Denoiser, ReadyUnet
 from latentdiff.pipelines.request import Request
 from latentdiff.pipelines.walk.batch import Batch
 from latentdiff.sampling import ContextAt, check_finite
@@ -77,9 +77,9 @@ def plan_of(batch: Batch) -> PromptPlan:
     )
 
 
-def guided(bundle: Bundle, batch: Batch, mask: Tensor | None) -> Predict:
+def guided(bundle: Bundle, unet: ReadyUnet, batch: Batch, mask: Tensor | None) -> Predict:
     """The denoiser of a batch that is told (B, L, D), or (2B, L, D), guidance inside."""
-    network = Denoiser(bundle.unet, bundle.scheduler_config.prediction_type, mask)
+    network = Denoiser(unet, bundle.scheduler_config.prediction_type, mask)
     guidance = batch.shared.guidance
     return GuidedDenoiser(network, guidance) if guidance.active else network
 
@@ -115,11 +115,11 @@ def _encoded(
     return encoded
 
 
-def condition(bundle: Bundle, batch: Batch) -> tuple[Predict, Tensor | ContextAt]:
+def condition(bundle: Bundle, unet: ReadyUnet, batch: Batch) -> tuple[Predict, Tensor | ContextAt]:
     """The batch's denoiser, guidance and composition inside, and the context it is told: for all
-    steps, or for each where a prompt changes on the way."""
+    steps, or for each where a prompt changes on the way. unet: the bundle's."""
     request, plan = batch.shared, plan_of(batch)
-    network = Denoiser(bundle.unet, bundle.scheduler_config.prediction_type)
+    network = Denoiser(unet, bundle.scheduler_config.prediction_type)
     denoiser: Predict = network
     if plan.composed:
         check_composed(request)
@@ -131,11 +131,18 @@ def condition(bundle: Bundle, batch: Batch) -> tuple[Predict, Tensor | ContextAt
     def encoded_for(total: int) -> weighted_text.Encoded:
         return _encoded(bundle, request, plan.texts(total))
 
-    def at(index: int, total: int) -> Tensor:
+    @functools.cache
+    def told(total: int, texts: tuple[WeightedText, ...]) -> tuple[Tensor, Tensor | None]:
         encoded = encoded_for(total)
-        rows = encoded.rows(plan.at(index, total))
-        network.hide(None if encoded.mask is None else encoded.mask[rows.cpu()])
-        return encoded.context[rows]
+        rows = encoded.rows(texts)
+        mask = None if encoded.mask is None else encoded.mask[rows.cpu()]
+        return encoded.context[rows], mask
+
+    def at(index: int, total: int) -> Tensor:
+        # The same texts are the same tensor, whose keys and values need no second making.
+        context, mask = told(total, tuple(plan.at(index, total)))
+        network.hide(mask)
+        return context
 
     return denoiser, at if plan.varies else at(0, plan.steps)
 
