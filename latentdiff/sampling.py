@@ -100,16 +100,20 @@ def denoise(
             x = sent.to(device=x.device, dtype=x.dtype)
 
 
+class NonFiniteError(UserError):
+    """A network gave NaN or infinity."""
+
+
 def check_finite(
     value: Tensor, module: str, where: str, computed_in: torch.dtype | None = None
 ) -> None:
-    """UserError naming module, place and dtype when a tensor holds NaN or infinity.
+    """NonFiniteError naming module, place and dtype when a tensor holds NaN or infinity.
 
     computed_in: the module's own dtype, where the value has been cast since.
     """
     if not bool(torch.isfinite(value).all()):
         kind = str(computed_in or value.dtype).removeprefix("torch.")
-        raise UserError(
+        raise NonFiniteError(
             f"{module} gave NaN or infinity {where}, computed in {kind}; "
             "try float32, a smaller guidance scale or another scheduler"
         )

@@ -23,7 +23,7 @@ from latentdiff.conditioning.guidance import Predict
 from latentdiff.conditioning.settings import Long, Syntax
 from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
-from latentdiff.models import geometry
+from latentdiff.models import geometry, weight_hashes
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.denoiser import ready_unet
@@ -43,6 +43,7 @@ from latentdiff.pipelines.walk.batch import (
     in_order,
     warn_of,
 )
+from latentdiff.pipelines.walk.faults import naming_bad_weights
 from latentdiff.pipelines.walk.legs import advance, walk
 from latentdiff.pipelines.walk.notes import dropped_words, lost
 from latentdiff.pixels import to_images
@@ -261,16 +262,18 @@ class TextToImagePipeline:
 
         A batch with an upscale is walked once: the first, small pass.
         """
-        plan = planning.plan(self.parts, batch, self._condition)
-        steps = walk(plan.x, plan.legs, plan.noise.draw)
-        preview, factor = self.bundle.preview, self.geometry.factor
-        step, sent = next(steps, None), None
-        while step is not None:
-            x, x_0 = step.x.float(), step.x_0.float()
-            sent = yield PipelineStep(
-                step.index, step.total, step.t, x, x_0, batch.places, preview, factor
-            )
-            step = advance(steps, sent)
+        weight_hashes.begin(self.bundle.hashes)
+        with naming_bad_weights(self.bundle):
+            plan = planning.plan(self.parts, batch, self._condition)
+            steps = walk(plan.x, plan.legs, plan.noise.draw)
+            preview, factor = self.bundle.preview, self.geometry.factor
+            step, sent = next(steps, None), None
+            while step is not None:
+                x, x_0 = step.x.float(), step.x_0.float()
+                sent = yield PipelineStep(
+                    step.index, step.total, step.t, x, x_0, batch.places, preview, factor
+                )
+                step = advance(steps, sent)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, tile: int | None = None) -> list[Image.Image]:
@@ -285,7 +288,8 @@ class TextToImagePipeline:
                 pixels = self.autoencoder.decode(part)
             else:
                 pixels = tiling.decode(self.autoencoder, part, tile)
-            check_finite(pixels, "the autoencoder's decoder", "while decoding")
+            with naming_bad_weights(self.bundle):
+                check_finite(pixels, "the autoencoder's decoder", "while decoding")
             images += to_images(pixels)
         return images
 

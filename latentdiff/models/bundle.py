@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from latentdiff.models.networks import load_network, refuse_code, save_network
 from latentdiff.models.preview import STABLE_DIFFUSION_1, Preview
 from latentdiff.models.single_files.single_file import read_single_file
 from latentdiff.models.single_files.vae_file import load_vae
+from latentdiff.models.weight_hashes import FileHash, Hashes, sum_of
 from latentdiff.schedulers.scheduler_config import (
     CONFIG_NAME,
     SchedulerConfig,
@@ -34,14 +36,19 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
+VOCABULARIES = ("tokenizer.json", "vocab.json")
+"""Files of a tokenizer that are all words: megabytes, in which nobody looks for code."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """A whole model.
 
     source: where it was loaded from (a folder), or "" for one made in memory. hashes: part ->
     SHA-256 of its weight file, as `sha256sum` prints it (of the list of the shards' sums if there
-    are several); empty for one made in memory. card: the content of `snowglobe.json`, for models
-    that carry one. notes: what the user should know about what was not loaded.
+    are several), made when it is asked for; empty for one made in memory. card: the content of
+    `snowglobe.json`, for models that carry one. notes: what the user should know about what was
+    not loaded.
     """
 
     unet: UNet2DConditionModel
@@ -112,7 +119,9 @@ def _load_file(
     other = None if vae is None else load_vae(vae, dtype)
     if file.vae is None and other is None:
         raise UserError(f"{path} holds no autoencoder; give one by --vae FILE_OR_FOLDER")
-    hashes = dict.fromkeys(folders.NETWORKS, file.sha256)
+    files = dict.fromkeys(folders.NETWORKS, (file.file,))
+    if other is not None:
+        files["vae"] = other.files
     return Bundle(
         unet=file.unet.to(device),
         vae=(file.vae if other is None else other.module).to(device),
@@ -120,7 +129,7 @@ def _load_file(
         tokenizer=file.tokenizer,
         scheduler_config=file.scheduler_config,
         source=str(path),
-        hashes=hashes if other is None else hashes | {"vae": other.sha256},
+        hashes=_hashes(files),
         card=file.card,
         notes=(*file.notes, *(other.notes if other is not None else ())),
     )
@@ -149,10 +158,14 @@ def _load_folder(
         tokenizer=load_tokenizer(folder / "tokenizer", networks["text_encoder"]),
         scheduler_config=scheduler,
         source=str(folder),
-        hashes={part: network.sha256 for part, network in read.items()},
+        hashes=_hashes({part: network.files for part, network in read.items()}),
         card=read_json(folder / folders.CARD) if (folder / folders.CARD).exists() else {},
         notes=(*notes, *changes, *_with_size(networks["unet"], networks["vae"], folder)),
     )
+
+
+def _hashes(files: Mapping[str, tuple[FileHash, ...]]) -> Hashes:
+    return Hashes({part: functools.partial(sum_of, several) for part, several in files.items()})
 
 
 def _with_size(unet: Any, vae: Any, folder: Path) -> tuple[str, ...]:
@@ -177,7 +190,8 @@ def load_tokenizer(folder: Path, text_encoder: CLIPTextModel) -> CLIPTokenizer:
     if not whole and not pair:
         raise UserError(f"{folder} holds no tokenizer; expected vocab.json and merges.txt")
     for file in folder.glob("*.json"):
-        refuse_code(read_json(file), file)
+        if file.name not in VOCABULARIES:
+            refuse_code(read_json(file), file)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
@@ -261,7 +275,7 @@ def save(
         save_tokenizer(bundle.tokenizer, place / "tokenizer")
         scheduler = write_config(bundle.scheduler_config)
         write_json(place / "scheduler" / CONFIG_NAME, scheduler)
-        write_json(place / "model_index.json", _model_index(scheduler["_class_name"]))
+        write_json(place / "model_index.json", model_index(scheduler["_class_name"]))
         if bundle.card:
             write_json(place / folders.CARD, dict(bundle.card))
     return Path(folder)
@@ -282,7 +296,8 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     write_json(folder / "special_tokens_map.json", special)
 
 
-def _model_index(scheduler_class: str) -> dict[str, Any]:
+def model_index(scheduler_class: str) -> dict[str, Any]:
+    """The content of `model_index.json` for a scheduler's class of diffusers."""
     parts = {name: [library, kind] for name, (library, kind, _) in folders.NETWORKS.items()}
     absent = {name: [None, None] for name in (*folders.NOT_LOADED, *folders.IGNORED)}
     return {

@@ -19,6 +19,7 @@ from latentdiff.errors import UserError
 from latentdiff.files import sha256_file
 from latentdiff.models import weights
 from latentdiff.models.single_files.single_file import refuse_pickle
+from latentdiff.models.weight_hashes import plus
 
 if TYPE_CHECKING:
     from latentdiff.models.bundle import Bundle
@@ -112,5 +113,5 @@ def add_embedding(bundle: Bundle, embedding: Embedding) -> Bundle:
     table = bundle.text_encoder.get_input_embeddings()
     table.weight[torch.tensor(ids)] = embedding.vectors.to(table.weight)
     table.requires_grad_(False)
-    hashes = {**bundle.hashes, f"embedding {embedding.token}": embedding.sha256}
+    hashes = plus(bundle.hashes, f"embedding {embedding.token}", embedding.sha256)
     return dataclasses.replace(bundle, tokenizer=tokenizer, hashes=hashes)

@@ -22,6 +22,7 @@ from latentdiff.files.json_file import read_json
 from latentdiff.models import model_folder as folders
 from latentdiff.models import weights
 from latentdiff.models.model_folder import TEXT_PREFIX
+from latentdiff.models.weight_hashes import FileHash
 
 ATTENTION_RENAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Names of the autoencoder's attention in checkpoints from before diffusers 0.15."""
@@ -53,11 +54,10 @@ UNKNOWN_TO_CLIP = ("model_type", "architectures", "torch_dtype", "dtype", "trans
 
 @dataclass(frozen=True, eq=False)
 class LoadedNetwork:
-    """A network as read. sha256: of its weight file, as `sha256sum` prints it (of the list of the
-    shards' sums if there are several). notes: what the user should know, a line each."""
+    """A network as read. files: of its weights. notes: what the user should know, a line each."""
 
     module: Any
-    sha256: str
+    files: tuple[FileHash, ...]
     notes: tuple[str, ...]
 
 
@@ -85,12 +85,13 @@ def load_network(
     chosen = weights.pick_variant(found, variant)
     if chosen.variant != variant:
         notes = (*notes, _variant_note(folder, found, chosen, variant))
+    files = tuple(FileHash(folder / name) for name in weights.shard_names(folder, chosen))
     check_sizes(config, weights.read_shapes(folder, chosen), str(where))
     module = build_network(part, config, str(where))
     state = today(part, weights.read_weights(folder, chosen), module)
     weights.assign(module, state, str(folder / chosen.name), dtype)
     module.eval().requires_grad_(False)
-    return LoadedNetwork(module, weights.hash_weights(folder, chosen), notes)
+    return LoadedNetwork(module, files, notes)
 
 
 def _variant_note(
@@ -209,6 +210,7 @@ def _build_vae(config: Mapping[str, Any], where: str) -> nn.Module:
 def _build_text_encoder(config: Mapping[str, Any], where: str) -> nn.Module:
     from accelerate import init_empty_weights
     from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers.initialization import no_init_weights
 
     kind = config.get("model_type", "clip_text_model")
     if kind not in ("clip_text_model", "clip"):
@@ -217,7 +219,7 @@ def _build_text_encoder(config: Mapping[str, Any], where: str) -> nn.Module:
         k: v for k, v in config.items() if k not in UNKNOWN_TO_CLIP and not k.startswith("_")
     }
     try:
-        with init_empty_weights(include_buffers=False):
+        with no_init_weights(), init_empty_weights(include_buffers=False):
             return CLIPTextModel(CLIPTextConfig(**settings))
     except Exception as error:
         raise UserError(

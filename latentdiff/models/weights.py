@@ -8,7 +8,6 @@ spellings. Nothing is ever unpickled.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from latentdiff.checkpoints.tensor_file import write_tensors
 from latentdiff.errors import UserError, nearest
-from latentdiff.files import sha256_file, write_json
+from latentdiff.files import write_json
 from latentdiff.files.json_file import read_json
 
 if TYPE_CHECKING:
@@ -32,6 +31,9 @@ INDEX_NAME = re.compile(
     r"|(?P<stem3>.+)\.safetensors\.(?P<variant3>[^.]+)\.index\.json"
 )
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
+READ_AT_ONCE = 2**28
+"""Bytes of weights that are read whole when they are loaded; larger ones stay mapped, and come into
+memory as they are used."""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
 
@@ -169,27 +171,22 @@ def read_weights(folder: Path, weight_file: WeightFile) -> dict[str, Tensor]:
     return state
 
 
-def hash_weights(folder: Path, weight_file: WeightFile) -> str:
-    """SHA-256 of the weight file; for shards, of the list of their SHA-256 sums in order."""
-    digests = [sha256_file(folder / name) for name in shard_names(folder, weight_file)]
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("\n".join(digests).encode("ascii")).hexdigest()
-
-
 def assign(
     module: nn.Module, state: Mapping[str, Tensor], where: str, dtype: torch.dtype | None
 ) -> None:
     """Put weights into a module (which may be on the meta device), strictly.
 
     Floating weights are cast to `dtype` (None keeps each as it is stored). UserError for a
-    missing, unexpected or misshapen weight, for one that is not floating, and for NaN or infinity.
+    missing, unexpected or misshapen weight, for one that is not floating, and for NaN or infinity;
+    these are not looked for where that would read a large file for nothing else: then the first
+    step finds them (`first_bad`).
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     missing = sorted(set(expected) - set(state))
     unexpected = sorted(set(state) - set(expected))
     if missing or unexpected:
         raise UserError(_mismatch(where, missing, unexpected))
+    read_all = sum(tensor.nbytes for tensor in state.values()) < READ_AT_ONCE
     cast: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if tuple(tensor.shape) != expected[name]:
@@ -200,7 +197,8 @@ def assign(
         if not tensor.is_floating_point():
             raise UserError(f"{where}: {name} is {_short(tensor.dtype)}; floating was expected")
         value = tensor if dtype is None else tensor.to(dtype)
-        if not finite(value):
+        narrowed = torch.finfo(value.dtype).max < torch.finfo(tensor.dtype).max
+        if (read_all or narrowed) and not finite(value):
             whole = finite(tensor)
             fault = (
                 f"overflows in {_short(value.dtype)}; load it in float32"
@@ -214,8 +212,16 @@ def assign(
 
 def finite(tensor: Tensor) -> bool:
     """Whether no element is NaN or infinity, in any floating type."""
-    # torch has no isfinite for the types of eight bits.
-    return bool(torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all())
+    if not tensor.numel():
+        return True
+    # torch knows no extremes of the types of eight bits. A NaN is both extremes.
+    ends = torch.aminmax(tensor.float() if tensor.element_size() == 1 else tensor)
+    return bool(torch.isfinite(ends.min)) and bool(torch.isfinite(ends.max))
+
+
+def first_bad(module: nn.Module) -> str | None:
+    """The name of the first weight with NaN or infinity; None when all are finite."""
+    return next((name for name, value in module.state_dict().items() if not finite(value)), None)
 
 
 def _mismatch(where: str, missing: list[str], unexpected: list[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -14,8 +14,9 @@ P = TypeVar("P")
 class Ready(Generic[P]):
     """`form()` computes what the network computes, or is None where only the network itself can.
 
-    The form belongs to the weights as they were: a LoRA, an optimizer's step, another device or
-    number type make it stale, which is noticed before each use, from the weights' versions.
+    The form belongs to the weights as they were. What changes them in place (a LoRA, an optimizer)
+    is noticed before each use, by their versions; other tensors in their place (another device,
+    number type or set of weights) at the next `look`, which a walk begins with.
     """
 
     def __init__(
@@ -25,37 +26,45 @@ class Ready(Generic[P]):
         self.network = network
         self._fits, self._prepare = fits, prepare
         self._form: P | None = None
-        self._seen: list[tuple[dict[str, Any], str, Tensor, int, int]] = []
         self._fit = False
+        self._tensors: list[Tensor] = []
+        self._versions: list[int] = []
+        self._places: list[int] = []
 
     def look(self) -> None:
-        """See whether hooks, adapters or processors were put into the network, or taken out."""
+        """See whether hooks, adapters, processors or other tensors were put into the network."""
         self._fit = self._fits(self.network)
+        if self._form is not None and self._replaced():
+            self._form = None
 
     def form(self) -> P | None:
         """The prepared form for the weights as they are; None with gradients on."""
         if not self._fit or torch.is_grad_enabled():
             return None
-        if self._form is None or self._stale():
+        if self._form is not None and [one._version for one in self._tensors] != self._versions:
             self._form = None
-            self.look()
-            if self._fit and self._note():
-                self._form = self._prepare(self.network)
+        if self._form is None and self._note():
+            self._form = self._prepare(self.network)
         return self._form
 
     def _note(self) -> bool:
         """Remember the weights; false for tensors that keep no version."""
-        modules = [module._parameters for module in self.network.modules()]
-        modules += [module._buffers for module in self.network.modules()]
-        found = [(held, name, value) for held in modules for name, value in held.items()]
-        tensors = [(held, name, value) for held, name, value in found if value is not None]
-        if any(value.is_inference() for _, _, value in tensors):
+        self._tensors = list(self._held())
+        if any(value.is_inference() for value in self._tensors):
             return False
-        self._seen = [(h, n, value, value._version, value.data_ptr()) for h, n, value in tensors]
+        self._versions = [value._version for value in self._tensors]
+        self._places = [value.data_ptr() for value in self._tensors]
         return True
 
-    def _stale(self) -> bool:
-        return any(
-            held.get(name) is not value or value._version != version or value.data_ptr() != place
-            for held, name, value, version, place in self._seen
+    def _replaced(self) -> bool:
+        now = list(self._held())
+        return len(now) != len(self._tensors) or any(
+            new is not old or new.data_ptr() != place
+            for new, old, place in zip(now, self._tensors, self._places, strict=True)
         )
+
+    def _held(self) -> Iterator[Tensor]:
+        """Every weight and buffer of the network."""
+        for module in self.network.modules():
+            for held in (module._parameters, module._buffers):
+                yield from (value for value in held.values() if value is not None)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from latentdiff.errors import UserError
-from latentdiff.files import sha256_file
 from latentdiff.models import weights
 from latentdiff.models.networks import TEXT_PREFIX, build_network, check_sizes
 from latentdiff.models.single_files import original_names as original
@@ -31,6 +30,7 @@ from latentdiff.models.single_files.single_file_config import (
     kind_of,
 )
 from latentdiff.models.tokenizer import END, START, WORD_END
+from latentdiff.models.weight_hashes import FileHash
 from latentdiff.schedulers.scheduler_config import SchedulerConfig, read_config
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class SingleFile:
     tokenizer: CLIPTokenizer
     scheduler_config: SchedulerConfig
     card: Mapping[str, Any]
-    sha256: str
+    file: FileHash
     notes: tuple[str, ...]
 
 
@@ -76,6 +76,7 @@ def read_single_file(
     from safetensors import safe_open
 
     refuse_pickle(path)
+    file = FileHash(path)
     with weights.reading(path), safe_open(path, framework="pt") as opened:
         header = dict(opened.metadata() or {})
     shapes = weights.file_shapes(path)
@@ -103,7 +104,7 @@ def read_single_file(
         tokenizer=_tokenizer(kind, configs),
         scheduler_config=scheduler,
         card=card if isinstance(card := configs.get("card"), dict) else {},
-        sha256=sha256_file(path),
+        file=file,
         notes=(*notes, *(f"{path}: {note}" for note in told)),
     )
 

@@ -73,7 +73,7 @@ def configs_of(kind: str, shapes: Shapes, header: Mapping[str, str], path: Path)
         if not isinstance(told, dict) or not {"unet", "text_encoder", "scheduler"} <= set(told):
             raise UserError(f"{path}: its header's settings cannot be read; remove {HEADER!r}")
         return told
-    base = _base(kind)
+    base = base_settings(kind)
     try:
         return {
             **base,
@@ -85,7 +85,7 @@ def configs_of(kind: str, shapes: Shapes, header: Mapping[str, str], path: Path)
         raise UserError(f"{path} lacks weights of Stable Diffusion {kind}.x ({error})") from error
 
 
-def _base(kind: str) -> dict[str, Any]:
+def base_settings(kind: str) -> dict[str, Any]:
     """The settings that all models of a generation share."""
     place = resources.files("latentdiff") / "assets" / "clip" / "stable_diffusion.json"
     base: dict[str, Any] = json.loads(place.read_text("utf-8"))[kind]
@@ -95,7 +95,7 @@ def _base(kind: str) -> dict[str, Any]:
 def vae_settings(shapes: Shapes, path: Path) -> dict[str, Any]:
     """An autoencoder's settings from its weights' shapes, by their original names."""
     try:
-        return {**_base("1")["vae"], **_vae(shapes)}
+        return {**base_settings("1")["vae"], **_vae(shapes)}
     except (KeyError, IndexError) as error:
         raise UserError(f"{path} lacks weights of an autoencoder ({error})") from error
 

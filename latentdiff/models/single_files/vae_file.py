@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from latentdiff.errors import UserError
-from latentdiff.files import sha256_file
 from latentdiff.models import model_folder as folders
 from latentdiff.models import weights
 from latentdiff.models.networks import LoadedNetwork, build_network, check_sizes, load_network
 from latentdiff.models.single_files import original_names as original
 from latentdiff.models.single_files.single_file import refuse_pickle
 from latentdiff.models.single_files.single_file_config import Shapes, vae_settings
+from latentdiff.models.weight_hashes import FileHash
 
 
 def load_vae(name: str | Path, dtype: torch.dtype | None = None) -> LoadedNetwork:
@@ -36,6 +36,7 @@ def _load_file(path: Path, dtype: torch.dtype | None) -> LoadedNetwork:
     from safetensors import safe_open
 
     refuse_pickle(path)
+    file = FileHash(path)
     shapes = weights.file_shapes(path)
     prefix = original.VAE if any(n.startswith(original.VAE) for n in shapes) else ""
     if f"{prefix}decoder.conv_in.weight" not in shapes:
@@ -54,7 +55,7 @@ def _load_file(path: Path, dtype: torch.dtype | None) -> LoadedNetwork:
             state[name] = original.flat(opened.get_tensor(there), there)
     weights.assign(module, state, str(path), dtype)
     module.eval().requires_grad_(False)
-    return LoadedNetwork(module, sha256_file(path), ())
+    return LoadedNetwork(module, (file,), ())
 
 
 def _original_shapes(shapes: Shapes, prefix: str, own: bool) -> Shapes:
