@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latentdiff import deferred
 from latentdiff.errors import UserError
 from latentdiff.files import write_json
 from latentdiff.files.json_file import read_json
@@ -185,6 +186,7 @@ def _build_diffusers(class_: Any, config: Mapping[str, Any], where: str) -> nn.M
 
 
 def _build_unet(config: Mapping[str, Any], where: str) -> nn.Module:
+    deferred.defer()
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     for key, allowed in UNSUPPORTED_UNET.items():
@@ -197,6 +199,7 @@ def _build_unet(config: Mapping[str, Any], where: str) -> nn.Module:
 
 
 def _build_vae(config: Mapping[str, Any], where: str) -> nn.Module:
+    deferred.defer()
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     if config.get("shift_factor") is not None:
