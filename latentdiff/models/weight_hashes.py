@@ -100,9 +100,9 @@ def begin(hashes: Mapping[str, str]) -> None:
 
 
 def _state(descriptor: int) -> list[int]:
-    """What changes when a file does: its size, and when its bytes and its entry last changed."""
+    """What changes when a file does: its size, and when it was last written."""
     found = os.fstat(descriptor)
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _place() -> Path:
@@ -114,7 +114,7 @@ def _read_kept() -> dict[str, list[object]]:
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         kept = json.loads(_place().read_text("utf-8"))
         if isinstance(kept, dict):
-            return {n: v for n, v in kept.items() if isinstance(v, list) and len(v) == 4}
+            return {n: v for n, v in kept.items() if isinstance(v, list) and len(v) == 3}
     return {}
 
 

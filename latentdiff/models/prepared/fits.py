@@ -84,7 +84,9 @@ def _resnet(module: Any) -> bool:
         module.upsample is None
         and module.downsample is None
         and isinstance(module.nonlinearity, nn.SiLU)
-        and module.time_embedding_norm in ("default", "scale_shift")
+        and (
+            module.time_emb_proj is None or module.time_embedding_norm in ("default", "scale_shift")
+        )
         and not module.skip_time_act
     )
 
