@@ -85,6 +85,8 @@ def explain(
             "words are explained in one walk over the whole picture; leave out masks, edits and "
             "second passes"
         )
+    if (resolved.guidance_start, resolved.guidance_end) != (0.0, 1.0):
+        raise UserError("words are explained where every step is guided; leave start and end out")
     plan = plan_of(Batch((resolved,), (0,)))
     assert resolved.height is not None and resolved.width is not None
     _, height, width = pipeline.geometry.latent_shape(resolved.height, resolved.width)

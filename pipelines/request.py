@@ -63,6 +63,9 @@ class Given:
         return [*(name for name in own if getattr(self, name) is not None), *self.lost]
 
 
+GUIDANCE = ("guidance_scale", "guidance_rescale", "guidance_start", "guidance_end")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """One picture. None means the model's own default; `pipeline.resolve` fills it in.
@@ -86,6 +89,10 @@ class Request:
     """Imagen's w: at 1 or below there is no guidance."""
     guidance_rescale: float = 0.0
     """φ of Lin et al. 2023, 0 … 1."""
+    guidance_start: float = 0.0
+    """Share of the way from noise to picture before which there is no guidance."""
+    guidance_end: float = 1.0
+    """Share of the way after which there is none."""
     scheduler: str | None = None
     """A short name or a diffusers class; None: the checkpoint's own."""
     eta: float = 0.0
@@ -117,7 +124,7 @@ class Request:
                 _check_unicode(name, getattr(self, name))
         for name in ("seed", "width", "height", "num_inference_steps", "clip_skip", "decode_tile"):
             self._set(name, _whole(name, getattr(self, name)))
-        for name in ("guidance_scale", "guidance_rescale", "eta"):
+        for name in (*GUIDANCE, "eta"):
             self._set(name, _number(name, getattr(self, name)))
         if self.seed == -1:
             self._set("seed", None)
@@ -136,7 +143,7 @@ class Request:
             raise UserError(
                 f"{self.num_inference_steps} steps are out of range; expected 1 or more"
             )
-        Guidance(scale=self.guidance_scale or 0.0, rescale=self.guidance_rescale)
+        self._guidance(self.guidance_scale or 0.0)
         if not 0.0 <= self.eta < float("inf"):
             raise UserError(f"eta {self.eta} is out of range; expected 0 or more")
         if self.clip_skip < 0:
@@ -185,9 +192,17 @@ class Request:
 
     @property
     def guidance(self) -> Guidance:
-        """Scale and rescale together; only of a resolved request."""
+        """All of it together; only of a resolved request."""
         assert self.guidance_scale is not None, "resolve the request first"
-        return Guidance(scale=self.guidance_scale, rescale=self.guidance_rescale)
+        return self._guidance(self.guidance_scale)
+
+    def _guidance(self, scale: float) -> Guidance:
+        return Guidance(
+            scale=scale,
+            rescale=self.guidance_rescale,
+            start=self.guidance_start,
+            end=self.guidance_end,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """All fields as plain values, and the number of this form."""

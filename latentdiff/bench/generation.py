@@ -10,16 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from latentdiff.bench.drawers import Work
+from latentdiff.bench.floor import Floor
 from latentdiff.bench.race import Entrant, Outcome, race
-from latentdiff.bench.report import Race
+from latentdiff.bench.report import Plot, Race
+from latentdiff.html.charts import Curve
 
 REFERENCE = "diffusers"
 """The peer as a user calls it: what all rows are held against."""
+HOME = "latentdiff.bench"
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawer:
-    """An entrant of this benchmark: its row's name, its maker in `drawers`, and its settings."""
+    """An entrant of this benchmark: its row's name, its maker, and its settings."""
 
     name: str
     maker: str
@@ -38,15 +42,31 @@ class Drawer:
         )
 
 
-OURS = Drawer(name="latentdiff", maker="latentdiff.bench.drawers:ours")
-PEERS = (
-    Drawer(name=REFERENCE, maker="latentdiff.bench.drawers:diffusers"),
-    Drawer(
-        name="diffusers, tuned",
-        maker="latentdiff.bench.drawers:diffusers",
-        settings=(("tuned", True),),
+OURS = Drawer(name="latentdiff", maker=f"{HOME}.drawers:ours")
+DIFFUSERS = Drawer(name=REFERENCE, maker=f"{HOME}.drawers:diffusers")
+PEERS: dict[str, Drawer] = {
+    "tuned": Drawer(
+        name="diffusers, tuned", maker=f"{HOME}.drawers:diffusers", settings=(("tuned", True),)
     ),
-)
+    "onnxruntime": Drawer(name="ONNX Runtime", maker=f"{HOME}.exported:onnxruntime"),
+    "openvino": Drawer(name="OpenVINO", maker=f"{HOME}.exported:openvino"),
+}
+"""Besides diffusers as a user calls it, by the names of the command line."""
+ROUGH: dict[str, Drawer] = {
+    "bfloat16": Drawer(
+        name="latentdiff, bfloat16",
+        maker=f"{HOME}.drawers:ours",
+        exact=False,
+        settings=(("dtype", "bfloat16"),),
+    ),
+    "interval": Drawer(
+        name="latentdiff, guided 0.2 … 0.8",
+        maker=f"{HOME}.drawers:ours",
+        exact=False,
+        settings=(("guidance_start", 0.2), ("guidance_end", 0.8)),
+    ),
+}
+"""Approximate methods, by the names of the command line."""
 
 
 def drawing_race(
@@ -56,10 +76,11 @@ def drawing_race(
     repeats: int,
     warmups: int,
     threads: int,
-    say: Callable[[str], None] = lambda line: None,
+    floor: bool = True,
+    say: Say = lambda line: None,
 ) -> Race:
-    """All drawers on the same work; their pictures are compared with the first exact ones of the
-    reference."""
+    """All drawers on the same work; their pictures are compared with the reference's, and the
+    least time that the machine needs for it stands below."""
     with tempfile.TemporaryDirectory() as folder:
         placed = replace(work, folder=folder)
         outcomes = race(
@@ -68,27 +89,40 @@ def drawing_race(
             warmups=warmups,
             say=say,
         )
-        differences = compare(placed, outcomes)
-    many = "a picture" if work.batch == 1 else f"{work.batch} pictures"
+        levels, psnr = compare(placed, outcomes)
+    notes = [floor_note(work, outcomes, threads, say)] if floor else []
     return Race(
         title=f"{Path(work.model).name}, {work.width} x {work.height}, batch {work.batch}",
-        work=f"{many} of {work.steps} steps, {threads} thread{'' if threads == 1 else 's'}",
+        work=f"{work.steps} steps, {threads} thread{'' if threads == 1 else 's'}",
         outcomes=outcomes,
         base=REFERENCE,
-        extra={"levels": differences.levels, "PSNR dB": differences.psnr},
+        notes=notes,
+        extra={"levels": levels, "PSNR dB": psnr},
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Differences:
-    """Of each drawer's pictures from the reference's: the largest, in levels of 255, and PSNR."""
+def floor_note(work: Work, outcomes: Sequence[Outcome], threads: int, say: Say) -> str:
+    """The floor, and how close the first of the outcomes is to it."""
+    measured = Entrant(
+        name="the floor",
+        maker=f"{HOME}.floor:measure",
+        settings={"work": work.to_json()},
+        threads=threads,
+    )
+    (found,) = race([measured], repeats=1, warmups=0, say=say)
+    if found.trouble:
+        return f"the floor was not measured: {found.trouble}"
+    floor = Floor(**found.turns[0].facts)
+    first = outcomes[0]
+    if first.trouble:
+        return floor.line()
+    share = 100 * floor.seconds / first.cpu_seconds.value
+    return f"{floor.line()}; {first.name} spends {share:.0f} % of its time on products"
 
-    levels: dict[str, str]
-    psnr: dict[str, str]
 
-
-def compare(work: Work, outcomes: Sequence[Outcome]) -> Differences:
-    """By how much the pictures differ that the drawers left."""
+def compare(work: Work, outcomes: Sequence[Outcome]) -> tuple[dict[str, str], dict[str, str]]:
+    """By how much each drawer's pictures differ from the reference's: the largest difference, in
+    levels of 255, and PSNR in dB."""
     levels: dict[str, str] = {}
     psnr: dict[str, str] = {}
     reference = work.place(REFERENCE)
@@ -100,4 +134,30 @@ def compare(work: Work, outcomes: Sequence[Outcome]) -> Differences:
         error = float(((a - b) ** 2).mean())
         levels[one.name] = f"{np.abs(a - b).max():.0f}"
         psnr[one.name] = "∞" if error == 0.0 else f"{10 * np.log10(255**2 / error):.1f}"
-    return Differences(levels=levels, psnr=psnr)
+    return levels, psnr
+
+
+def throughput(races: Sequence[tuple[int, int, Race]]) -> list[Plot]:
+    """CPU-seconds a picture over batch sizes, and over sides where several were drawn.
+
+    races: (side, batch, race).
+    """
+    plots = []
+    names = [one.name for _, _, race in races[:1] for one in race.outcomes]
+    for axis, title in ((1, "pictures at once"), (0, "pixels of a side")):
+        if len({row[axis] for row in races}) < 2:
+            continue
+        other = races[0][1 - axis]
+        curves = []
+        for style, name in enumerate(names[:4], 1):
+            points = [
+                (row[axis], one.cpu_seconds.value / row[1])
+                for row in races
+                if row[1 - axis] == other
+                for one in row[2].outcomes
+                if one.name == name and not one.trouble
+            ]
+            x, y = ([float(p[k]) for p in sorted(points)] for k in (0, 1))
+            curves.append(Curve(x=x, y=y, name=name, style=style))
+        plots.append(Plot(title="CPU-seconds a picture", curves=curves, x_label=title))
+    return plots

@@ -57,6 +57,11 @@ class SamplingOptions:
     """How strongly to follow the prompt; by default the model's own scale, 1 is no guidance."""
     guidance_rescale: float = 0.0
     """Against over-exposure at high guidance, 0 to 1 (Lin et al. 2023)."""
+    guidance_start: float = 0.0
+    """Share of the way from noise to picture before which there is no guidance: such steps take
+    half the time, and the picture changes."""
+    guidance_end: float = 1.0
+    """Share of the way after which there is none."""
     negative_prompt: str = ""
     """What to move away from."""
     scheduler: str | None = None
@@ -93,6 +98,8 @@ class SamplingOptions:
             num_inference_steps=self.steps,
             guidance_scale=self.guidance_scale,
             guidance_rescale=self.guidance_rescale,
+            guidance_start=self.guidance_start,
+            guidance_end=self.guidance_end,
             scheduler=self.scheduler,
             eta=self.eta,
             clip_skip=self.clip_skip,

@@ -36,10 +36,13 @@ class GuidedDenoiser:
     once for both.
     """
 
-    def __init__(self, denoiser: Predict, guidance: Guidance) -> None:
+    def __init__(self, denoiser: Predict, guidance: Guidance, timesteps: int = 1000) -> None:
+        """timesteps: of the noise schedule, for a guidance that is limited to a part of them."""
         assert guidance.active, guidance
         self.denoiser = denoiser
         self.guidance = guidance
+        self.timesteps = timesteps
+        self._prompts: tuple[Tensor, Tensor] | None = None
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -47,6 +50,8 @@ class GuidedDenoiser:
         return getattr(self.denoiser, "dtype", None)
 
     def __call__(self, x_t: Tensor, t: Tensor | float, context: Tensor) -> Tensor:
+        if not self.guidance.at(float(t), self.timesteps):
+            return self.denoiser(x_t, t, self._positive(context))
         shown = x_t if getattr(self.denoiser, "repeats_rows", False) else torch.cat([x_t, x_t])
         both = self.denoiser(shown, t, context)
         negative, positive = both.chunk(2)
@@ -54,6 +59,12 @@ class GuidedDenoiser:
         if self.guidance.rescale > 0.0:
             guided = rescale(guided, positive, self.guidance.rescale)
         return guided
+
+    def _positive(self, context: Tensor) -> Tensor:
+        """The prompts' half; the same tensor for the same context."""
+        if self._prompts is None or self._prompts[0] is not context:
+            self._prompts = (context, context[len(context) // 2 :])
+        return self._prompts[1]
 
 
 class ComposedDenoiser:

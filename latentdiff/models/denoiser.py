@@ -63,14 +63,17 @@ class Denoiser:
         assert context.shape[0] % x_t.shape[0] == 0, (x_t.shape, context.shape)
         told, shown = self._told(context), x_t.to(self.dtype)
         form = None if isinstance(t, Tensor) and t.ndim else self._form()
+        mask = self.context_mask
+        if mask is not None and len(mask) != len(context):
+            mask = mask[-len(context) :]  # the prompts' half, asked without guidance
         if form is not None:
-            prediction = form(shown, float(t), told, self.context_mask)
+            prediction = form(shown, float(t), told, mask)
         else:
             times = t if isinstance(t, Tensor) else torch.tensor(t, device=x_t.device)
             count = context.shape[0] // x_t.shape[0]
             shown = shown if count == 1 else torch.cat([shown] * count)
             times = times.repeat(count) if times.ndim else times
-            prediction = predict(self.unet, shown, times, told, self.context_mask)
+            prediction = predict(self.unet, shown, times, told, mask)
         return prediction.to(x_t.dtype)
 
     def _form(self) -> PreparedUnet | None:

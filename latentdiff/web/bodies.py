@@ -169,6 +169,8 @@ def _bounds(name: str, limits: Limits) -> dict[str, Any]:
         "num_inference_steps": {"ge": 1, "le": limits.max_steps},
         "guidance_scale": {"ge": -100, "le": 100} | finite,
         "guidance_rescale": {"ge": 0, "le": 1} | finite,
+        "guidance_start": {"ge": 0, "le": 1} | finite,
+        "guidance_end": {"ge": 0, "le": 1} | finite,
         "eta": {"ge": 0, "le": 1} | finite,
         "clip_skip": {"ge": 0, "le": 24},
         "decode_tile": {"ge": 64, "le": 8192},

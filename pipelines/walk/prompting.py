@@ -81,7 +81,8 @@ def guided(bundle: Bundle, unet: ReadyUnet, batch: Batch, mask: Tensor | None) -
     """The denoiser of a batch that is told (B, L, D), or (2B, L, D), guidance inside."""
     network = Denoiser(unet, bundle.scheduler_config.prediction_type, mask)
     guidance = batch.shared.guidance
-    return GuidedDenoiser(network, guidance) if guidance.active else network
+    timesteps = bundle.scheduler_config.num_train_timesteps
+    return GuidedDenoiser(network, guidance, timesteps) if guidance.active else network
 
 
 def fixed_context(bundle: Bundle, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -125,7 +126,8 @@ def condition(bundle: Bundle, unet: ReadyUnet, batch: Batch) -> tuple[Predict, T
         check_composed(request)
         denoiser = ComposedDenoiser(network, request.guidance, plan.owners, plan.weights)
     elif plan.negatives:
-        denoiser = GuidedDenoiser(network, request.guidance)
+        timesteps = bundle.scheduler_config.num_train_timesteps
+        denoiser = GuidedDenoiser(network, request.guidance, timesteps)
 
     @functools.cache
     def encoded_for(total: int) -> weighted_text.Encoded:
@@ -174,6 +176,8 @@ def check_composed(request: Request) -> None:
             f"AND composes by guidance, and guidance scale {request.guidance_scale:g} is none; "
             "use a scale above 1"
         )
+    if (request.guidance.start, request.guidance.end) != (0.0, 1.0):
+        raise UserError("AND composes by guidance at every step; leave its start and end out")
 
 
 def _chosen(request: Request) -> Request:

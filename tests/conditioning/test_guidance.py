@@ -55,3 +55,23 @@ def test_both_halves_go_through_the_network_in_one_call_negative_first() -> None
     assert calls == [4]
     assert guided.shape == (2, 4, 3, 3)
     torch.testing.assert_close(guided[:, 0, 0, 0], torch.tensor([19.0, 38.0]))
+
+
+def test_guidance_in_an_interval_asks_the_prompt_alone_elsewhere() -> None:
+    calls: list[tuple[int, float]] = []
+
+    def network(x_t: torch.Tensor, t: object, context: torch.Tensor) -> torch.Tensor:
+        calls.append((x_t.shape[0], float(t)))  # type: ignore[arg-type]
+        return x_t * 0 + context.mean((1, 2))[:, None, None, None]
+
+    context = torch.tensor([1.0, 10.0])[:, None, None].expand(2, 3, 5)
+    guided = GuidedDenoiser(network, Guidance(scale=2.0, start=0.2, end=0.8), timesteps=1000)
+    values = [float(guided(normal(1, 4, 3, 3), t, context)[0, 0, 0, 0]) for t in (999, 500, 100)]
+    assert calls == [(1, 999.0), (2, 500.0), (1, 100.0)]
+    assert values == [10.0, 19.0, 10.0]
+
+
+@pytest.mark.parametrize("ends", [(0.5, 0.5), (0.8, 0.2), (-0.1, 1.0), (0.0, 1.1)])
+def test_an_interval_that_is_none_is_refused(ends: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match="out of range"):
+        Guidance(start=ends[0], end=ends[1])

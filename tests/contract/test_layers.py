@@ -13,6 +13,7 @@ FLOORS: list[list[str]] = [
     [
         "errors",
         "console",
+        "deferred",
         "seeding",
         "files",
         "config",
@@ -42,7 +43,7 @@ INSIDE: dict[str, list[str]] = {
     ],
     "bench": [
         *("spread", "runners", "worker", "race", "report"),
-        *("drawers", "work", "generation"),
+        *("stand_in", "drawers", "exported", "floor", "work", "generation", "starting"),
     ],
     "data": [
         *("records", "captions", "buckets", "order", "transforms", "bad_samples"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from latentdiff import config
 from latentdiff.cli.bench import common
@@ -17,15 +18,22 @@ class Options:
     """What is drawn, and who draws."""
 
     model: str = "snowglobe"
-    """snowglobe, or a folder in diffusers format."""
+    """snowglobe, or a folder in diffusers format; `bench weights` writes one of Stable Diffusion
+    1.5's shape."""
     prompt: str = "a red fox in the snow"
     """What is drawn."""
     steps: int | None = None
     """Denoising steps; by default the model's own number."""
-    size: int | None = None
-    """Pixels of a side; by default the model's own size."""
-    batch: int = 1
-    """Pictures drawn at once."""
+    sizes: tuple[int, ...] = ()
+    """Pixels of a side, one race each; by default the model's own size."""
+    batches: tuple[int, ...] = (1,)
+    """Pictures drawn at once, one race each."""
+    peers: tuple[Literal["tuned", "onnxruntime", "openvino"], ...] = ()
+    """Besides diffusers as a user calls it: tuned (channels last, fused projections, compiled; it
+    takes minutes to start), ONNX Runtime, OpenVINO. They must be installed."""
+    rough: tuple[Literal["bfloat16", "interval"], ...] = ()
+    """Approximate methods of ours, in rows of their own: bfloat16 networks, guidance in the middle
+    of the walk alone."""
     race: RaceOptions = field(default_factory=RaceOptions)
 
 
@@ -38,14 +46,36 @@ def main(argv: Sequence[str]) -> int:
     from latentdiff.bench.report import Report
     from latentdiff.bench.work import work_of
 
-    work = work_of(options.model, options.prompt, options.steps, options.size, options.batch)
-    found = generation.drawing_race(
-        work,
-        (generation.OURS, *generation.PEERS),
-        repeats=options.race.repeats,
-        warmups=options.race.warmups,
-        threads=options.race.threads,
-        say=common.say,
+    drawers = [
+        generation.OURS,
+        generation.DIFFUSERS,
+        *(generation.PEERS[name] for name in options.peers),
+        *(generation.ROUGH[name] for name in options.rough),
+    ]
+    works = [
+        work_of(options.model, options.prompt, options.steps, size, batch)
+        for size in options.sizes or (None,)
+        for batch in options.batches
+    ]
+    races = [
+        (
+            work.width,
+            work.batch,
+            generation.drawing_race(
+                work,
+                drawers,
+                repeats=options.race.repeats,
+                warmups=options.race.warmups,
+                threads=options.race.threads,
+                say=common.say,
+            ),
+        )
+        for work in works
+    ]
+    report = Report(
+        benchmark="generate",
+        races=[race for _, _, race in races],
+        plots=generation.throughput(races),
     )
-    common.publish(Report(benchmark="generate", races=[found]), options.race.output)
+    common.publish(report, options.race.output)
     return 0

@@ -79,7 +79,8 @@ class Attention:
         self.out = Linear(layer.to_out[0])
         self.factor = float(layer.rescale_output_factor)
         if cross:
-            self.key, self.value = Linear(layer.to_k), Linear(layer.to_v)
+            self.key = Linear(layer.to_k, often=False)
+            self.value = Linear(layer.to_v, often=False)
 
     def pair(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """K and V (B, heads, L, d) of a context (B, L, D)."""

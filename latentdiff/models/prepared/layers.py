@@ -28,12 +28,13 @@ def picture(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def packs(weight: Tensor) -> bool:
-    """Whether oneDNN has a layout of its own for a convolution with this weight, and the machine
-    memory for it: some is left to others."""
+    """Whether oneDNN and MKL have a layout of their own for this weight, and the machine memory for
+    it: some is left to others."""
     return (
         weight.device.type == "cpu"
         and weight.dtype in PACKED_DTYPES
         and torch.backends.mkldnn.is_available()
+        and torch.backends.mkl.is_available()
         and psutil.virtual_memory().available > 2 * weight.nbytes + SPARE_BYTES
     )
 
@@ -102,8 +103,12 @@ class Norm:
 class Linear:
     """A linear layer, or a 1x1 convolution as one, on tokens (B, N, C)."""
 
-    def __init__(self, *layers: Any) -> None:
-        """Several layers of one input are one, their outputs side by side."""
+    def __init__(self, *layers: Any, often: bool = True) -> None:
+        """Several layers of one input are one, their outputs side by side. often: asked again and
+        again about as many tokens, so that packing the weight for MKL pays."""
+        self.often = often
+        self._packed: Tensor | None = None
+        self._packed_for = -1
         weights = [layer.weight.detach().flatten(1) for layer in layers]
         biases = [None if layer.bias is None else layer.bias.detach() for layer in layers]
         self.weight = weights[0] if len(weights) == 1 else torch.cat(weights)
@@ -113,4 +118,18 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, C) → (…, D)."""
-        return functional.linear(x, self.weight, self.bias)
+        rows = x.numel() // x.shape[-1]
+        packed = self._packed_weight(rows) if self.often else None
+        if packed is None:
+            return functional.linear(x, self.weight, self.bias)
+        return torch.ops.mkl._mkl_linear(x, packed, self.weight, self.bias, rows)
+
+    def _packed_weight(self, rows: int) -> Tensor | None:
+        """In MKL's layout for a product with so many rows; None for a plain call."""
+        if self._packed_for != rows:
+            self._packed_for, self._packed = rows, None
+            if self.weight.dtype == torch.float32 and packs(self.weight):
+                self._packed = torch.ops.mkl._mkl_reorder_linear_weight(
+                    self.weight.contiguous(), rows
+                )
+        return self._packed
