@@ -44,6 +44,7 @@ INSIDE: dict[str, list[str]] = {
     "bench": [
         *("spread", "runners", "worker", "race", "report"),
         *("stand_in", "drawers", "exported", "floor", "work", "generation", "starting"),
+        *("training_work", "peer_training", "trainers", "training"),
     ],
     "data": [
         *("records", "captions", "buckets", "order", "transforms", "bad_samples"),

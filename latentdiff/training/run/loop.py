@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,6 +84,33 @@ def run(
         return RunResult(run_dir=folder.path, stopped="dry run")
     if config.steps is None and config.max_minutes is None:
         raise UserError("neither steps nor max_minutes is set; give --steps N or --max-minutes M")
+    with _opened(build_task, config, name, settings, processes, folder, began) as trainer:
+        return _fit(trainer)
+
+
+@contextmanager
+def trainer_of(
+    build_task: BuildTask, config: TrainConfig, *, name: str, settings: object | None = None
+) -> Iterator[Trainer]:
+    """The same run, opened and not begun, for whoever calls `Trainer.fit` in his own time."""
+    began = time.monotonic()
+    folder, processes = RunFolder(default_path(config, name)), start(config)
+    settings = config if settings is None else settings
+    with _opened(build_task, config, name, settings, processes, folder, began) as trainer:
+        yield trainer
+
+
+@contextmanager
+def _opened(
+    build_task: BuildTask,
+    config: TrainConfig,
+    name: str,
+    settings: object,
+    processes: Processes,
+    folder: RunFolder,
+    began: float,
+) -> Iterator[Trainer]:
+    """The run's folder held, its data open, everything live."""
     with ExitStack() as stack:
         if processes.is_main:
             stack.enter_context(files.FolderLock(folder.path))
@@ -101,8 +128,7 @@ def run(
         if processes.is_main:
             record_settings(task, config, settings, folder, say)
         initial_weights(task, config)
-        trainer = _trainer(task, config, settings, folder, processes, beginning, began, stack)
-        return _fit(trainer, stack)
+        yield _trainer(task, config, settings, folder, processes, beginning, began, stack)
 
 
 def print_on_main(processes: Processes) -> Callable[[str], None]:
@@ -160,20 +186,20 @@ def _trainer(
     )
 
 
-def _fit(trainer: Trainer, stack: ExitStack) -> RunResult:
+def _fit(trainer: Trainer) -> RunResult:
     """Update to the end, a limit or a signal, and say how it went."""
     # Before this a signal ends the process at once: there is nothing to save yet.
-    signals = stack.enter_context(StopSignals())
-    stopped = trainer.fit(_caught(signals))
-    processes, task = trainer.processes, trainer.task
-    mine = agreement.account(processes, task.module, trainer.positions, trainer.step)
-    accounts = agreement.gather(processes, mine)
-    if trainer.log is not None:
-        trainer.log.write("end", trainer.step, stopped=stopped, processes=accounts)
-        trainer.evaluator.report(trainer.step)
-    result = _result(trainer, stopped, signals.caught)
-    if processes.is_main:
-        trainer.progress.say(_farewell(task, result))
+    with StopSignals() as signals:
+        stopped = trainer.fit(_caught(signals))
+        processes, task = trainer.processes, trainer.task
+        mine = agreement.account(processes, task.module, trainer.positions, trainer.step)
+        accounts = agreement.gather(processes, mine)
+        if trainer.log is not None:
+            trainer.log.write("end", trainer.step, stopped=stopped, processes=accounts)
+            trainer.evaluator.report(trainer.step)
+        result = _result(trainer, stopped, signals.caught)
+        if processes.is_main:
+            trainer.progress.say(_farewell(task, result))
     return result
 
 
