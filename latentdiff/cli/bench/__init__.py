@@ -10,6 +10,7 @@ BENCHES: dict[str, tuple[str, str]] = {
     "generate": ("latentdiff.cli.bench.bench_generate", "pictures, against the peers"),
     "startup": ("latentdiff.cli.bench.bench_startup", "from the shell to a picture; opening"),
     "weights": ("latentdiff.cli.bench.bench_weights", "write a large random model to be timed"),
+    "scale": ("latentdiff.cli.bench.bench_scale", "start-up and reading of a growing cache"),
     "train": ("latentdiff.cli.bench.bench_train", "fine-tuning, against the peer's example"),
 }
 

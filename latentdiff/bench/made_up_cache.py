@@ -1,10 +1,12 @@
-"""How long a training waits for a cache of made-up rows, and in how much memory.
+"""How long a training waits for a cache of made-up rows, in how much memory, and how fast it reads.
 
-    python tests/training/million_rows.py [ROWS]
-
-Fills a cache with as many moments, contexts and contents as there are rows, in as many shards as
+`fill` publishes as many moments, contexts and contents as there are rows, in as many shards as
 Stable Diffusion's latents of that number would take, but with values of a few bytes: opening reads
-none of them. Then another process opens it as a training does, and says what that took.
+none of them, and reading them shows what the bookkeeping costs, not the disk.
+
+    python -m latentdiff.bench.made_up_cache ROWS FOLDER
+
+opens one as a training does, and answers with a line of JSON.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ from __future__ import annotations
 import hashlib
 import json
 import resource
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from latentdiff.training.feeds.encode_cache import Encoders
 
 SHARD_ROWS = 2048
 """Rows of 8x64x64 float32 moments that fill a shard."""
@@ -26,7 +30,7 @@ BUCKETS = [(512, 512), (576, 448), (448, 576), (640, 384), (384, 640)]
 
 
 class MadeUp:
-    """Rows whose every property follows from their number."""
+    """A source of rows whose every property follows from their number."""
 
     problems = ()
 
@@ -38,19 +42,24 @@ class MadeUp:
         return self.count
 
     def id(self, row: int) -> str:
+        """A file's name."""
         return f"{row:07d}.jpg"
 
     def captions(self, row: int) -> tuple[str, ...]:
+        """One caption, of its own."""
         return (f"a photo of thing {row % 1000} beside thing {row // 1000} in the afternoon",)
 
     def read(self, row: int) -> bytes:
+        """Never asked for: the cache is full."""
         raise AssertionError("a full cache reads no picture")
 
     def stamp(self, row: int) -> str:
+        """Path, size and time of the file that is not there."""
         return f"/data/pictures/{row:07d}.jpg 123456 {row}"
 
 
 def digest(row: int) -> bytes:
+    """Of the row's content."""
     return hashlib.sha256(b"%d" % row).digest()
 
 
@@ -103,13 +112,21 @@ def fill(folder: Path, count: int) -> None:
     )
 
 
-def networks():
-    import tiny
+def networks() -> Encoders:
+    """Tiny ones, the same in every process: only their hashes count."""
+    import torch
+    from transformers import CLIPTextModel
 
+    from latentdiff.models import presets
+    from latentdiff.models.tokenizer import build_tokenizer
     from latentdiff.training.feeds.encode_cache import Encoders
 
-    bundle = tiny.tiny()
-    return Encoders(vae=bundle.vae, text_encoder=bundle.text_encoder, tokenizer=bundle.tokenizer)
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(("photo", "thing"), presets.get("tiny").max_length)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos")}
+    clip = presets.build_clip("tiny", len(tokenizer), **ids)
+    text_encoder = CLIPTextModel(clip.config.text_config)
+    return Encoders(vae=presets.build_vae("tiny"), text_encoder=text_encoder, tokenizer=tokenizer)
 
 
 def megabytes() -> float:
@@ -153,25 +170,9 @@ def start(folder: Path, count: int) -> dict[str, float]:
     for row in rows:
         assert view.moments(row)[0, 0, 0] == row
         assert view.context(source.captions(row)[0])[0, 0] == row
-    told["ms a sample"] = (time.perf_counter() - clock) / len(rows) * 1000
+    told["samples a second"] = len(rows) / (time.perf_counter() - clock)
     return told
 
 
-def measure(count: int) -> dict[str, float]:
-    """Fill a cache in a temporary folder and start on it in a fresh process."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "cache"
-        fill(folder, count)
-        command = [sys.executable, __file__, str(count), str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    if len(sys.argv) > 2:
-        print(json.dumps(start(Path(sys.argv[2]), rows)))
-    else:
-        for name, value in measure(rows).items():
-            print(f"{name:<12}{value:10.2f}")
+    print(json.dumps(start(Path(sys.argv[2]), int(sys.argv[1]))))
