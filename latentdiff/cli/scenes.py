@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from latentdiff import config, files
 from latentdiff.cli import groups
+from latentdiff.cli.outputs import Named, Output
 from latentdiff.errors import UserError
 from latentdiff.scenes.catalog import find_setting, find_subject
 from latentdiff.scenes.world import World
@@ -59,7 +59,7 @@ class _Choice:
 class SheetConfig(_Choice):
     """A contact sheet of scenes."""
 
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("sheet.png")
+    output: Named = "sheet.png"
     """Where the sheet is written (PNG)."""
     count: int = 60
     """Scenes on the sheet."""
@@ -113,9 +113,10 @@ def sheet(argv: list[str]) -> int:
         )
     world = options.world()
     pictures = [world.scene(options.start + i).image for i in range(options.count)]
-    with files.atomic_path(options.output) as path:
+    place = Output.of(options.output).file("sheet.png")
+    with files.atomic_path(place) as path:
         contact_sheet(pictures, options.columns).save(path, format="PNG")
-    print(options.output)
+    print(place)
     return 0
 
 

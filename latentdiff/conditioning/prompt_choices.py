@@ -8,6 +8,7 @@ from pathlib import Path
 
 from latentdiff import seeding
 from latentdiff.errors import UserError, unknown_name
+from latentdiff.files import text_file
 
 OF_PROMPT, OF_NEGATIVE = "choices of a prompt", "choices of a negative prompt"
 """The purposes that a picture's two prompts draw for."""
@@ -31,12 +32,7 @@ def read_word_lists(folder: str | Path) -> dict[str, tuple[str, ...]]:
         raise UserError(f"{root} is no folder; expected one with word lists, a .txt file each")
     lists = {}
     for file in sorted(root.rglob("*.txt")):
-        try:
-            lines = file.read_text("utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot read the word list {file} ({reason})") from error
-        kept = tuple(s for line in lines if (s := line.strip()) and not s.startswith("#"))
+        kept = tuple(text_file.read_entries(file, "words"))
         lists[file.relative_to(root).with_suffix("").as_posix()] = kept
     return lists
 

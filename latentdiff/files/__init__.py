@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from latentdiff.errors import UserError
-from latentdiff.files.lock import FolderLock
+from latentdiff.files.lock import FolderLock, refuse_file_for_folder
 
 __all__ = [
     "MANIFEST",
@@ -36,6 +36,7 @@ __all__ = [
     "discard_folder",
     "new_file",
     "publish_folder",
+    "refuse_file_for_folder",
     "remove_temporaries",
     "sha256_file",
     "sync",

@@ -13,6 +13,13 @@ from typing import ClassVar
 from latentdiff.errors import UserError
 
 
+def refuse_file_for_folder(folder: Path) -> None:
+    """UserError where a file stands at a folder's place, or at that of one above it."""
+    there = next((p for p in (folder, *folder.parents) if p.exists()), None)
+    if there is not None and not there.is_dir():
+        raise UserError(f"{there} is a file, not a folder; choose another place")
+
+
 class FolderLock:
     """One writer a folder: a second one is refused with a UserError.
 
@@ -30,6 +37,9 @@ class FolderLock:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except (FileExistsError, NotADirectoryError) as error:
+            refuse_file_for_folder(self.path.parent)
+            raise UserError(f"{self.path.parent} is no folder; choose another place") from error
         except OSError as error:
             raise UserError(
                 f"cannot write {self.path} ({error.strerror}); choose another place"

@@ -17,6 +17,7 @@ from latentdiff.evaluation.alignment import percent
 from latentdiff.evaluation.intervals import wilson
 from latentdiff.evaluation.protocol import Item
 from latentdiff.evaluation.result_table import table
+from latentdiff.files.text_file import read_lines
 from latentdiff.measure.drawing import Drawing
 from latentdiff.measure.measured_model import MeasuredModel
 from latentdiff.scenes.catalog import SETTINGS, SUBJECTS
@@ -67,12 +68,8 @@ def read_key(folder: Path) -> dict[str, Any]:
 
 def read_answers(path: Path) -> dict[str, tuple[str, str]]:
     """ "NUMBER: SUBJECT, SETTING" lines as number -> (subject, setting); "?" is no answer."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read the answers in {path} ({error.strerror})") from error
     answers: dict[str, tuple[str, str]] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path, "answers"), start=1):
         if not line.strip():
             continue
         found = re.fullmatch(r"\s*(\d+)\s*[:.)]\s*([^,]*?)\s*(?:,\s*(.*?)\s*)?", line)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from latentdiff import files
 from latentdiff.errors import UserError
 
 
@@ -126,6 +127,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the field."""
+        if self.run_dir is not None:
+            files.refuse_file_for_folder(self.run_dir)
         self._check_numbers()
         self._check_combinations()
 

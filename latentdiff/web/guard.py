@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latentdiff.errors import UserError
+from latentdiff.files.text_file import read_lines
 
 SESSION_COOKIE = "latentdiff_session"
 BROWSER_COOKIE = "latentdiff_browser"
@@ -167,12 +168,8 @@ class Guard:
 
 def read_tokens(path: Path) -> dict[str, str]:
     """Token → name, from lines of NAME TOKEN; UserError for other lines and short tokens."""
-    try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the tokens in {path} ({error})") from error
     found: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, "tokens"), start=1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

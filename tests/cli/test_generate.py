@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -347,6 +348,24 @@ def test_a_wrong_model_path_is_one_line(
     assert generate(Path(path), "a cat", "-o", str(tmp_path / "cat.png")) == 2
     assert path.removeprefix("./").split("/", maxsplit=1)[0] in one_line(capsys)
     assert names(tmp_path) == ["here"]
+
+
+def test_a_prompt_keeps_characters_that_only_python_ends_lines_at(
+    model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_bytes("a cat\u2028in\x0bthe snow\r\na dog\r\n".encode("utf-16"))
+    options = ["--prompts", str(tmp_path / "p.txt"), "--seed", "1", "--steps", "1"]
+    assert generate(model, *options, "-o", f"{tmp_path}/new.v2/") == 0
+    found = [read_recipe(p).request.prompt for p in sorted((tmp_path / "new.v2").iterdir())]
+    assert found == ["a cat\u2028in\x0bthe snow", "a dog"]
+
+
+def test_prompts_come_from_standard_input(
+    model: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a cat\na dog\n")))
+    assert generate(model, "--prompts", "-", "--seed", "1", "--steps", "1") == 0
+    assert names(elsewhere) == ["a-cat-1.png", "a-dog-2.png"]
 
 
 @pytest.mark.parametrize("text", ["", "\n  \n# only a remark\n"])

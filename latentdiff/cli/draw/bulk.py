@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from PIL import Image
 
+from latentdiff import files
+from latentdiff.cli.outputs import Output
 from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,16 +62,18 @@ class Share:
             raise UserError(f"process {self.rank} of {self.count} is none; expected 0 … count - 1")
 
 
-def check_resumable(resume: bool, share: Share, seed: int | None, output: Path | None) -> None:
+def check_resumable(resume: bool, share: Share, seed: int | None, output: str | None) -> None:
     """UserError unless file names say which picture they are."""
     if not resume and share.count == 1:
         return
     why = "--resume" if resume else f"{share.count} processes"
     if seed in (None, -1):
         raise UserError(f"{why} needs --seed, or no picture is the same again")
-    if output is None or output.suffix:
+    place = Output.of(output)
+    if output is None or (place.path.suffix and not place.is_folder):
         raise UserError(f"{why} needs a folder for the pictures; give one with -o")
-    output.mkdir(parents=True, exist_ok=True)
+    files.refuse_file_for_folder(place.path)
+    place.path.mkdir(parents=True, exist_ok=True)
 
 
 def missing(
@@ -94,7 +98,7 @@ def sweep(
     pipeline: TextToImagePipeline,
     requests: Sequence[Request],
     options: BulkOptions,
-    output: Path | None,
+    output: Output,
     sampling: SamplingOptions,
     stages: Stages,
 ) -> Path:
@@ -111,7 +115,7 @@ def sweep(
         raise UserError(f"a sweep is of one picture, not of {len(requests)}; give one prompt")
     axes = options.axes()
     cells = pipeline.resolve(sweeps.cells(requests[0], axes))
-    grid = output if output is not None and output.suffix else (output or Path()) / "sweep.png"
+    grid = output.file("sweep.png")
     folder = grid.with_name(f"{grid.stem}-cells")
     folder.mkdir(parents=True, exist_ok=True)
     recipes = [pipeline.recipe(request) for request in cells]

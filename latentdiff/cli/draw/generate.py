@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -19,8 +18,10 @@ from latentdiff.cli.draw.bulk import BulkOptions, Share
 from latentdiff.cli.draw.explained import explained
 from latentdiff.cli.draw.picture_options import PictureOptions
 from latentdiff.cli.options import ModelOptions, SamplingOptions
+from latentdiff.cli.outputs import Named, Output
 from latentdiff.cli.stages import Stages
 from latentdiff.errors import UserError
+from latentdiff.files.text_file import STANDARD_INPUT, read_entries
 from latentdiff.pipelines.recipes.formats import SUFFIXES, Format
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ class GenerateConfig:
     prompt: tyro.conf.Positional[tuple[str, ...]] = ()
     """One prompt, or several, each in quotes."""
     prompts: Path | None = None
-    """File with a prompt on each line; empty lines and lines that start with # are skipped."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """File with a prompt on each line, or - for standard input; empty lines and lines that start
+    with # are skipped."""
+    output: Named = None
     """File, or a folder. Several pictures of one file name get their seeds in the names. By
     default a name made of the prompt and the seed, that never overwrites a file."""
     output_format: Format | None = None
@@ -66,7 +68,8 @@ class GenerateConfig:
             raise UserError(f"num_images is {self.num_images}; expected at least 1")
         if self.explain and self.grid:
             raise UserError("--explain makes a sheet for each picture; leave --grid out")
-        named = None if self.output is None else SUFFIXES.get(self.output.suffix.lower())
+        output = Output.of(self.output)
+        named = None if output.is_folder else SUFFIXES.get(output.path.suffix.lower())
         if named and self.output_format not in (None, named):
             raise UserError(
                 f"--output-format is {self.output_format}, and {self.output} names a {named}; "
@@ -89,20 +92,19 @@ def main(argv: Sequence[str], share: Share | None = None) -> int:
     bulk.check_resumable(config.many.resume, share, config.seed, config.output)
     prompts = read_prompts(config)
     requests = make_requests(config, prompts)[share.rank :: share.count]
-    if config.output is not None:
-        check_writable(config.output)
+    output = Output.of(config.output)
+    output.check(SUFFIXES)
 
     pipeline = loading.load(config.networks)
     requests = pipeline.resolve(requests)
     loading.print_notes(notes_on(pipeline, requests))
     stages = Stages(len(requests))
     if config.many.sweep:
-        print(bulk.sweep(pipeline, requests, config.many, config.output, config.sampling, stages))
+        print(bulk.sweep(pipeline, requests, config.many, output, config.sampling, stages))
         return 0
     if config.many.resume or share.count > 1:
-        assert config.output is not None
         suffix = config.output_format or "png"
-        places = [config.output / f"{slug(r.prompt)}-{number(r)}.{suffix}" for r in requests]
+        places = [output.path / f"{slug(r.prompt)}-{number(r)}.{suffix}" for r in requests]
         todo = bulk.missing(pipeline, requests, places)
         stages.count = len(todo)
         if len(todo) < len(requests):
@@ -180,34 +182,13 @@ def read_prompts(config: GenerateConfig) -> list[str]:
     """The prompts of the command line and of the file, in that order."""
     prompts = list(config.prompt)
     if config.prompts is not None:
-        try:
-            lines = config.prompts.read_text("utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot read the prompts in {config.prompts} ({reason})") from error
-        prompts += [s for line in lines if (s := line.strip()) and not s.startswith("#")]
+        prompts += read_entries(config.prompts, "prompts")
         if not prompts:
-            raise UserError(f"{config.prompts} holds no prompt; expected one on each line")
+            name = "standard input" if config.prompts == STANDARD_INPUT else config.prompts
+            raise UserError(f"{name} holds no prompt; expected one on each line")
     if not prompts:
         raise UserError('no prompt was given; try: latentdiff generate "a cat in the snow"')
     return prompts
-
-
-def check_writable(output: Path) -> None:
-    """Find out before drawing that the pictures can be kept."""
-    folder = output if output.is_dir() else output.parent
-    if not output.is_dir() and output.suffix.lower() not in SUFFIXES:
-        raise UserError(
-            f"{output} is neither a folder nor a file of a known kind; expected .png, .jpg or .webp"
-        )
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write in {folder} ({error.strerror}); choose another place with -o"
-        ) from error
 
 
 def write(pictures: Iterator[Picture], count: int, config: GenerateConfig) -> Iterator[Path]:
@@ -215,32 +196,20 @@ def write(pictures: Iterator[Picture], count: int, config: GenerateConfig) -> It
     from latentdiff.pipelines.recipes.picture_file import save_picture
     from latentdiff.pipelines.replay import together
 
-    suffix = f".{config.output_format or 'png'}"
+    output, suffix = Output.of(config.output), f".{config.output_format or 'png'}"
     if config.grid:
         drawn = list(pictures)
-        path = one_place(config.output, f"{slug(drawn[0].request.prompt)}-grid", suffix)
+        path = output.fresh(f"{slug(drawn[0].request.prompt)}-grid", suffix)
         yield save_picture(together(drawn), path, [picture.recipe for picture in drawn])
         return
     for picture in pictures:
         request = picture.request
-        if config.output is None or config.output.is_dir() or count == 1:
-            path = one_place(config.output, f"{slug(request.prompt)}-{number(request)}", suffix)
+        if output.is_folder or count == 1:
+            path = output.fresh(f"{slug(request.prompt)}-{number(request)}", suffix)
         else:
-            name = f"{config.output.stem}-{number(request)}{config.output.suffix}"
-            path = config.output.with_name(name)
+            name = f"{output.path.stem}-{number(request)}{output.path.suffix}"
+            path = output.path.with_name(name)
         yield picture.save(path)
-
-
-def one_place(output: Path | None, name: str, suffix: str = ".png") -> Path:
-    """The named file, or a fresh name in the named (or this) folder."""
-    if output is not None and not output.is_dir():
-        return output
-    folder = output or Path()
-    path, count = folder / f"{name}{suffix}", 1
-    while path.exists():
-        count += 1
-        path = folder / f"{name}-{count}{suffix}"
-    return path
 
 
 def number(request: Request) -> str:

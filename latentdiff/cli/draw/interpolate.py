@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
 from latentdiff import config as configs
 from latentdiff.cli import loading
 from latentdiff.cli.options import ModelOptions, SamplingOptions
+from latentdiff.cli.outputs import Named, Output
 from latentdiff.cli.stages import Stages
 from latentdiff.errors import UserError
 
@@ -35,7 +37,7 @@ class InterpolateConfig:
     """Pictures from each stop to before the next."""
     loop: bool = False
     """Lead from the last stop to the first again."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("interpolation.webp")
+    output: Named = "interpolation.webp"
     """NAME.webp or NAME.gif for moving pictures, NAME.png for a sheet, or a folder for each frame
     with its recipe."""
     fps: float = 8.0
@@ -50,10 +52,15 @@ class InterpolateConfig:
             raise UserError('no prompt was given; try: latentdiff interpolate "a cat" "a dog"')
         if self.columns is not None and self.columns < 1:
             raise UserError(f"columns is {self.columns}; expected at least 1")
-        suffix = self.output.suffix.lower()
-        if suffix not in ("", ".png", ".webp", ".gif"):
-            raise UserError(f"{self.output} is none of .webp, .gif and .png, and no folder")
+        place = self.place()
+        if not place.is_folder and place.path.suffix.lower() not in (".png", ".webp", ".gif"):
+            raise UserError(f"{place.path} is none of .webp, .gif and .png, and no folder")
         self.numbers()
+
+    def place(self) -> Output:
+        """Where it goes; a name without a suffix is a folder."""
+        place = Output.of(self.output)
+        return place if place.path.suffix else dataclasses.replace(place, is_folder=True)
 
     def numbers(self) -> list[int]:
         """The seeds."""
@@ -71,6 +78,7 @@ def main(argv: Sequence[str]) -> int:
     from latentdiff.pipelines.interpolation import frames
 
     template = config.sampling.request()
+    config.place().check((".webp", ".gif", ".png"))
     requests = frames(template, config.prompt, config.numbers(), config.frames, loop=config.loop)
     pipeline = loading.load(config.networks)
     from latentdiff.pipelines.walk import notes
@@ -93,14 +101,14 @@ def write(pictures: Sequence[Picture], config: InterpolateConfig) -> list[Path]:
     from latentdiff.pipelines.interpolation import save_animation
     from latentdiff.pipelines.recipes.picture_file import save_picture
 
-    output, images = config.output, [picture.image for picture in pictures]
-    suffix = output.suffix.lower()
-    if suffix in (".webp", ".gif"):
-        return [save_animation(images, output, frames_per_second=config.fps)]
-    if suffix == ".png":
+    place, images = config.place(), [picture.image for picture in pictures]
+    output = place.path
+    if place.is_folder:
+        output.mkdir(parents=True, exist_ok=True)
+        width = len(str(len(pictures) - 1))
+        return [p.save(output / f"frame-{k:0{width}}.png") for k, p in enumerate(pictures)]
+    if output.suffix.lower() == ".png":
         columns = config.columns or min(len(images), config.frames + (not config.loop))
         whole = sheet.contact_sheet(images, columns, margin=0, ground=(255, 255, 255))
         return [save_picture(whole, output, [picture.recipe for picture in pictures])]
-    output.mkdir(parents=True, exist_ok=True)
-    width = len(str(len(pictures) - 1))
-    return [picture.save(output / f"frame-{k:0{width}}.png") for k, picture in enumerate(pictures)]
+    return [save_animation(images, output, frames_per_second=config.fps)]

@@ -11,7 +11,9 @@ import tyro
 
 from latentdiff import config as configs
 from latentdiff.cli.draw.stored import StoredOptions
+from latentdiff.cli.outputs import Named, Output
 from latentdiff.errors import UserError
+from latentdiff.pipelines.recipes.formats import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class ReplayConfig:
         tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")
     ] = ()
     """A setting to change: --set guidance_scale=5 --set seed=4. May be given several times."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    output: Named = None
     """File or folder; by default a fresh name made of the prompt and the seed."""
     stored: StoredOptions = field(default_factory=StoredOptions)
 
@@ -38,8 +40,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("no picture was given; try: latentdiff replay cat.png")
     from latentdiff.cli.draw import generate, stored
 
-    if config.output is not None:
-        generate.check_writable(config.output)
+    output = Output.of(config.output)
+    output.check(SUFFIXES)
     found = stored.recipes_of(stored.read(config.picture), config.picture, config.stored.model)
     recipes = stored.with_request(found, config.set)
     pipeline = stored.open_pipeline(recipes[0], config.stored)
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     pictures = replay.redraw(pipeline, recipes)
     first = pictures[0].request
     name = f"{generate.slug(first.prompt)}-{'grid' if len(pictures) > 1 else first.seed}"
-    path = generate.one_place(config.output, name)
+    path = output.fresh(name, ".png")
     kept = [picture.recipe for picture in pictures]
     print(save_picture(replay.together(pictures), path, kept if len(kept) > 1 else kept[0]))
     return 0

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from latentdiff import config
 from latentdiff.cli.evaluate import output
 from latentdiff.cli.options import ModelOptions, SamplingOptions
+from latentdiff.cli.outputs import Named
 from latentdiff.errors import UserError
 
 PROG = "latentdiff evaluate alignment"
@@ -33,7 +31,7 @@ class Options:
     """Also measure two-subject prompts and paraphrases."""
     json: Path | None = None
     """Write all numbers here, those of every picture included."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    output: Named = None
     """Write a contact sheet here: green frames are right, red ones wrong."""
     sheet_count: int = 128
     """Pictures on the contact sheet, spread evenly over the groups."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from latentdiff import config
 from latentdiff.cli.evaluate import output
 from latentdiff.cli.options import ModelOptions
+from latentdiff.cli.outputs import Named
 from latentdiff.errors import UserError
 
 PROG = "latentdiff evaluate autoencoder"
@@ -25,7 +23,7 @@ class Options:
     """Unseen scenes of base subjects; half as many of held-out subjects come on top."""
     json: Path | None = None
     """Write all numbers here."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    output: Named = None
     """Write a sheet here: scenes over their reconstructions, the last four held-out subjects."""
     networks: ModelOptions = field(default_factory=lambda: ModelOptions(dtype="float32"))
 

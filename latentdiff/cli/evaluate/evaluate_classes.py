@@ -11,13 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from latentdiff import config
 from latentdiff.cli.evaluate import output
 from latentdiff.cli.options import ModelOptions, SamplingOptions
+from latentdiff.cli.outputs import Named
 from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class Options:
     """Pictures that the classifier sees in training, with repeats: 251 s of CPU time (Zen 4)."""
     json: Path | None = None
     """Write all numbers here."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    output: Named = None
     """Write a grid here, a row for each class: green frames are recognised, red ones are not."""
     columns: int = 8
     """Pictures of each class on the grid; half of them the second model's where there is one."""

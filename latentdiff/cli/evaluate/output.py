@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from latentdiff import config, files
 from latentdiff.cli.loading import load
 from latentdiff.cli.options import ModelOptions, SamplingOptions
+from latentdiff.cli.outputs import Output
 from latentdiff.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ def write_json(path: Path | None, report: Mapping[str, Any], options: Any) -> No
         print(f"numbers: {path}")
 
 
-def write_sheet(path: Path | None, sheet: Callable[[], Image.Image], noun: str) -> None:
-    """Write the picture, where a path is given."""
-    if path is not None:
+def write_sheet(named: str | None, sheet: Callable[[], Image.Image], noun: str) -> None:
+    """Write the picture, where a file or a folder is named."""
+    if named is not None:
+        path = Output.of(named).file("sheet.png")
         with files.atomic_path(path) as temporary:
             sheet().save(temporary)
         print(f"{noun}: {path}")

@@ -15,6 +15,7 @@ import tyro
 
 from latentdiff import config as configs
 from latentdiff.cli import groups
+from latentdiff.cli.outputs import Named, Output
 from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class ConvertConfig:
     """LoRA file (.safetensors) of any tool, a folder that holds one, or a hub id OWNER/NAME."""
     to: Literal["peft", "kohya"] | None = None
     """peft: for diffusers; kohya: for most graphical programs. By default the other one."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    output: Named = None
     """File to write; by default beside the old one, NAME.kohya.safetensors or
     NAME.peft.safetensors."""
 
@@ -160,7 +161,8 @@ def convert(argv: Sequence[str]) -> int:
     pairs = plain_pairs(file)
     to = config.to or ("peft" if file.layout == "kohya" else "kohya")
     stem = file.path.name.removesuffix(".safetensors").removesuffix(f".{file.layout}")
-    output = config.output or file.path.with_name(f"{stem}.{to}.safetensors")
+    name = f"{stem}.{to}.safetensors"
+    output = Output.of(config.output or file.path.with_name(name)).file(name)
     if output.suffix != ".safetensors":
         raise UserError(f"{output} is no .safetensors file; LoRAs are kept as safetensors")
     if output.resolve() == file.path.resolve():

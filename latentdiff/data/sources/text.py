@@ -6,25 +6,18 @@ text and everything else that can be printed stay as they are.
 
 from __future__ import annotations
 
-import codecs
 import math
 import re
 from dataclasses import dataclass
 
 from latentdiff.errors import UserError
+from latentdiff.files.text_file import encoding_of, lines_of
 
 MAX_CHARACTERS = 20_000  # of one caption; no model reads more than a few hundred
 MAX_SIDECAR = 1 << 20  # bytes of one .txt file
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\x80-\x84\x86-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16: its mark begins with that one's
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 
 
 @dataclass(frozen=True)
@@ -34,11 +27,6 @@ class Finding:
     code: str
     reason: str
     fatal: bool = False
-
-
-def encoding_of(head: bytes) -> str:
-    """The encoding that a byte-order mark names; UTF-8 without one."""
-    return next((name for mark, name in _BOMS if head.startswith(mark)), "utf-8")
 
 
 def from_value(value: object) -> tuple[list[str], list[Finding]]:
@@ -69,7 +57,7 @@ def from_file(data: bytes) -> tuple[list[str], list[Finding]]:
     except UnicodeDecodeError as error:
         reason = f"the caption is not {encoding.upper()} (byte {error.start}); save it as UTF-8"
         return [], [Finding("caption-encoding", reason, True)]
-    captions, findings = _from_list(text.splitlines() or [""], blank_lines=True)
+    captions, findings = _from_list(lines_of(text) or [""], blank_lines=True)
     if encoding not in ("utf-8", "utf-8-sig"):
         findings.append(Finding("caption-encoding", f"the caption was {encoding.upper()}"))
     return captions, findings

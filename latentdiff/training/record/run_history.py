@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from latentdiff.errors import UserError
+from latentdiff.files.text_file import lines_of
 from latentdiff.training.record.run_folder import RunFolder
 from latentdiff.training.record.validation import Stored, read_summary, record_files
 
@@ -106,7 +107,7 @@ def _lines(history: RunHistory, file: Path) -> list[dict[str, Any]]:
         history.notes.append(f"{file.name} cannot be read: {error.strerror}")
         return []
     rows, bad = [], 0
-    for line in text.splitlines():
+    for line in lines_of(text):
         try:
             row = json.loads(line)
         except ValueError:
