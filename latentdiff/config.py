@@ -10,22 +10,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import shutil
-import textwrap
 import types
 import typing
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from latentdiff import files
+from latentdiff import files, option_help
 from latentdiff.errors import UserError, unknown_name
 
 C = TypeVar("C")
-_HELP_COLUMN = 28
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -158,9 +154,10 @@ def parse(
 
     Later ones win: defaults, then the preset, then the file, then the flags. A nested key's flag
     is its own name (`--max-minutes 5`), a file keeps the nesting; a bool is `--flag | --no-flag`.
-    `--help` prints and raises SystemExit(0); a mistake raises UserError. A class with `HELP_FIRST`,
-    the fields that people use first, has them on top of its help, and the others under the titles
-    of `HELP_GROUPS` (title -> fields), its own and those of the configs nested in it.
+    `--help` prints (`option_help.render`) and raises SystemExit(0); a mistake raises UserError. A
+    class with `HELP_FIRST`, the fields that people use first, shows only them there, and the others
+    with `--help-all`, under the titles of `HELP_GROUPS` (title -> fields), its own and those of the
+    configs nested in it; `HELP_PRESETS` (name -> what it is for) describes its presets.
     """
     import tyro
 
@@ -171,12 +168,14 @@ def parse(
         default = presets[chosen["--preset"]]
     if "--config" in chosen:
         default = load_yaml(cls, chosen["--config"], base=default)
-    extra = "--config FILE.yaml sets defaults for all options below."
-    if presets:
-        extra = f"--preset {{{','.join(presets)}}} and " + extra
-    if getattr(cls, "HELP_FIRST", ()) and not {"-h", "--help"}.isdisjoint(rest):
-        start = tyro.MISSING_NONPROP if default is None else default
-        print(_grouped_help(cls, start, prog, f"{description}\n\n{extra}".strip()))
+    if not {"-h", "--help", "--help-all"}.isdisjoint(rest):
+        names = list(presets or ())
+        whole = "--help-all" in rest
+        print(
+            option_help.render(
+                cls, default, prog=prog, description=description, whole=whole, presets=names
+            )
+        )
         raise SystemExit(0)
     captured = io.StringIO()
     try:
@@ -185,7 +184,6 @@ def parse(
                 cls,
                 args=rest,
                 prog=prog,
-                description=f"{description}\n\n{extra}".strip(),
                 default=tyro.MISSING_NONPROP if default is None else default,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
@@ -193,65 +191,6 @@ def parse(
         if stop.code in (0, None):
             raise
         raise UserError(_one_line(captured.getvalue(), prog)) from None
-
-
-def _grouped_help(cls: type[Any], default: Any, prog: str, description: str) -> str:
-    """The options of a large config: those that people use first, then the rest by title."""
-    import tyro
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        parser = tyro.extras.get_parser(
-            cls, prog=prog, default=default, config=(tyro.conf.OmitArgPrefixes,)
-        )
-    titles = _titles(cls)
-    first = [f"--{name.replace('_', '-')}" for name in cls.HELP_FIRST]
-    groups: dict[str, list[Any]] = {"Most used": [], **{title: [] for title in titles.values()}}
-    for group in parser._action_groups:
-        for action in group._group_actions:
-            flag = next(iter(action.option_strings), "")
-            other = (group.description or "Other options").rstrip(".")
-            title = "Most used" if flag in first else titles.get(flag, other)
-            if flag != "-h":
-                groups.setdefault(title, []).append(action)
-    groups["Most used"].sort(key=lambda action: first.index(action.option_strings[0]))
-    width = min(100, shutil.get_terminal_size().columns)
-    lines = [f"usage: {prog} [OPTIONS]", ""]
-    for paragraph in description.split("\n\n"):
-        lines += [*textwrap.wrap(paragraph, width), ""]
-    for title, actions in groups.items():
-        if actions:
-            lines += [f"{title}:"]
-            for action in actions:
-                lines += _described(action, width)
-            lines += [""]
-    return "\n".join(lines).rstrip()
-
-
-def _titles(cls: type[Any]) -> dict[str, str]:
-    """Flag -> title, of a config and of those nested in it."""
-    found = {
-        f"--{name.replace('_', '-')}": title
-        for title, names in getattr(cls, "HELP_GROUPS", {}).items()
-        for name in names
-    }
-    for hint in typing.get_type_hints(cls).values():
-        if dataclasses.is_dataclass(hint):
-            for flag, title in _titles(typing.cast(Any, hint)).items():
-                found.setdefault(flag, title)
-    return found
-
-
-def _described(action: Any, width: int) -> list[str]:
-    """An option's line or lines: its name and value, and what it is for."""
-    value = str(action.metavar or "").replace("{None}|", "").replace("{None,", "{")
-    name = f"  {', '.join(action.option_strings)} {value}".rstrip()
-    text = " ".join(str(action.help or "").split()).replace("(default: None)", "").strip()
-    body = textwrap.wrap(text, width - _HELP_COLUMN)
-    indented = [" " * _HELP_COLUMN + line for line in body]
-    if len(name) < _HELP_COLUMN - 1 and indented:
-        return [name.ljust(_HELP_COLUMN) + body[0], *indented[1:]]
-    return [name, *indented]
 
 
 def _take(argv: list[str], names: Sequence[str], prog: str) -> tuple[list[str], dict[str, str]]:

@@ -13,7 +13,10 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import sys
+import threading
+import time
 from typing import TextIO
 
 ERRORS = "latentdiff-console"
@@ -88,17 +91,54 @@ def _other_words(error: UnicodeError) -> tuple[str, int]:
 
 codecs.register_error(ERRORS, _other_words)
 
+written_at = time.monotonic()
+"""When a word last came out, to standard output or standard error."""
+_passing = 0  # characters on the terminal's line that the next word overwrites
+_beating = threading.RLock()  # held while another thread writes: a fork must not copy that
+os.register_at_fork(
+    before=_beating.acquire, after_in_parent=_beating.release, after_in_child=_beating.release
+)
+
+
+def write_passing(text: str) -> None:
+    """A line on standard error that, on a terminal, the next word takes the place of."""
+    global _passing
+    with _beating:
+        if sys.stderr is None:
+            return
+        if not sys.stderr.isatty():
+            print(text, file=sys.stderr, flush=True)
+            return
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\r{text[:width].ljust(width)}")
+        sys.stderr.flush()
+        _passing = width
+
+
+def _clear_passing() -> None:
+    global _passing
+    if _passing:
+        width, _passing = _passing, 0
+        sys.stderr.write(f"\r{' ' * width}\r")
+        sys.stderr.flush()
+
 
 class Console(io.TextIOWrapper):
     """A text stream whose writes never raise. `lost` is the error that ended it, if one did."""
 
     lost: OSError | None = None
+    _waiting = False  # whether something is buffered
 
     def write(self, text: str) -> int:
         """Write `text`, made `visible`; colours pass on a terminal. Returns its length."""
         if self.lost is None:
             try:
+                if self.isatty():
+                    _clear_passing()
                 super().write(self._shown(text))
+                self._waiting = not self.line_buffering
+                if self.line_buffering:
+                    _came_out()
             except OSError as error:
                 self._lose(error)
         return len(text)
@@ -108,6 +148,9 @@ class Console(io.TextIOWrapper):
         if self.lost is None:
             try:
                 super().flush()
+                if self._waiting:
+                    self._waiting = False
+                    _came_out()
             except OSError as error:
                 self._lose(error)
 
@@ -129,6 +172,11 @@ class Console(io.TextIOWrapper):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
+
+
+def _came_out() -> None:
+    global written_at
+    written_at = time.monotonic()
 
 
 def install() -> None:

@@ -61,7 +61,7 @@ def help_of(words: tuple[str, ...]) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         try:
-            code = run([*words, "--help"])
+            code = run([*words, "--help-all"])
         except SystemExit as stop:
             code = stop.code or 0
     return out.getvalue() if code == 0 else ""

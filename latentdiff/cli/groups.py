@@ -37,7 +37,7 @@ def run(
     group: what stands before it, such as "latentdiff data". noun: what its commands are.
     keywords: handed to its main. Raises UserError for an unknown name.
     """
-    if not argv or argv[0] in ("-h", "--help"):
+    if not argv or argv[0] in ("-h", "--help", "--help-all"):
         print(usage(group, noun, commands, more), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     name, *rest = argv

@@ -18,6 +18,7 @@ from types import FrameType
 
 from latentdiff import __version__, console
 from latentdiff.errors import UserError, unknown_name
+from latentdiff.progress import Heartbeat, stage
 
 # Name -> (module with `main(argv) -> int`, one line of help). Loaded on use only.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -122,7 +123,8 @@ def entry_point() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        code = run(sys.argv[1:])
+        with Heartbeat(), stage(" ".join(["latentdiff", *sys.argv[1:2]]) + ": working"):
+            code = run(sys.argv[1:])
     except SystemExit as stop:  # a parser that has shown its help
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception:

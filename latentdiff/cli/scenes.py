@@ -148,7 +148,7 @@ def names(argv: list[str]) -> int:
 
     if argv:
         print("usage: latentdiff scenes list")
-        return 0 if argv[0] in ("-h", "--help") else 2
+        return 0 if argv[0] in ("-h", "--help", "--help-all") else 2
     for title, keys in (
         ("subjects", catalog.base_subjects()),
         ("held-out subjects", catalog.held_out_subjects()),

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from latentdiff import progress
+
 if TYPE_CHECKING:
     from latentdiff.pipelines.walk.batch import PipelineStep
 
@@ -26,7 +28,8 @@ class Stages:
         """Show `text` while the block runs."""
         self.show(f"{text} …")
         try:
-            yield
+            with progress.stage(text):
+                yield
         finally:
             self.clear()
 
@@ -59,7 +62,8 @@ class Stages:
         return f" ({f'{hours} h ' if hours else ''}{minutes} min left)"
 
     def show(self, text: str) -> None:
-        """Write the line, over whatever stands there."""
+        """Write the line, over whatever stands there; the heartbeat repeats it in long silence."""
+        progress.note(text.removesuffix(" …"))
         if self.live:
             print(f"\r{text.ljust(self._written)}", end="", file=sys.stderr, flush=True)
             self._written = len(text)

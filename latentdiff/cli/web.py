@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from latentdiff import config as configs
 from latentdiff.devices import DeviceName, DtypeName
 from latentdiff.errors import UserError
+from latentdiff.progress import stage
 from latentdiff.web.limits import Limits
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ def main(argv: Sequence[str]) -> int:
 
     access = access_of(config)
     serve.listen(config.host, config.port).close()  # before the model is loaded
-    serve.run(build_studio(config, access), host=config.host, port=config.port, browser=config.open)
+    studio = build_studio(config, access)
+    with stage(""):  # it waits for visitors
+        serve.run(studio, host=config.host, port=config.port, browser=config.open)
     return 0
 
 

@@ -62,7 +62,8 @@ class BucketConfig:
     """The sizes that pictures are cut to: options of every command that cuts pictures."""
 
     resolution: int | None = None
-    """Side in pixels of a square bucket; the others have about its area. None: the model's own."""
+    """Side in pixels of a square bucket; the others have about its area. By default the
+    model's own."""
     buckets: bool = True
     """Sort pictures into buckets by aspect ratio; off: one square bucket."""
     max_aspect: float = 2.0

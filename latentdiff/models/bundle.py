@@ -22,6 +22,7 @@ from latentdiff.models.preview import STABLE_DIFFUSION_1, Preview
 from latentdiff.models.single_files.single_file import read_single_file
 from latentdiff.models.single_files.vae_file import load_vae
 from latentdiff.models.weight_hashes import FileHash, Hashes, sum_of
+from latentdiff.progress import stage
 from latentdiff.schedulers.scheduler_config import (
     CONFIG_NAME,
     SchedulerConfig,
@@ -96,11 +97,12 @@ def load(
     file or a folder whose autoencoder stands in for the model's own.
     Raises UserError, one line, for anything missing, unexpected, damaged or of another kind.
     """
-    located = folders.resolve(name, variant=variant)
-    if located.path.is_file():
-        bundle = _load_file(located.path, dtype, device, variant, vae)
-    else:
-        bundle = _load_folder(located.path, dtype, device, variant, vae)
+    with stage(f"loading {name}"):
+        located = folders.resolve(name, variant=variant)
+        if located.path.is_file():
+            bundle = _load_file(located.path, dtype, device, variant, vae)
+        else:
+            bundle = _load_folder(located.path, dtype, device, variant, vae)
     assert bundle.preview is None or bundle.preview.matrix
     return dataclasses.replace(bundle, notes=(*located.notes, *bundle.notes))
 

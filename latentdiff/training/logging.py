@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from latentdiff.progress import SILENCE
+
 
 class _Writer(Protocol):
     def add_scalar(self, tag: str, value: float, step: int) -> None: ...
@@ -73,7 +75,7 @@ def _tensorboard(folder: Path, step: int) -> _Writer | None:
 class Progress:
     """Samples per second and time left: a bar on a terminal, else a line every `seconds`."""
 
-    def __init__(self, name: str, *, shown: bool, step: int, seconds: float = 30.0) -> None:
+    def __init__(self, name: str, *, shown: bool, step: int, seconds: float = SILENCE) -> None:
         self._shown, self._name, self._seconds = shown, name, seconds
         self._bar: tqdm[Any] | None = None
         if shown and sys.stderr.isatty():

@@ -35,7 +35,7 @@ class TrainConfig:
     }
 
     run_dir: Path | None = None
-    """Folder of the run; None means $LATENTDIFF_RUNS/<task name>, or runs/<task name>."""
+    """Folder of the run; by default $LATENTDIFF_RUNS/<task name>, or runs/<task name>."""
     seed: int = 0
     """Seed of the run: every draw is addressed by (seed, purpose, position)."""
 

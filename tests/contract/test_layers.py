@@ -16,6 +16,7 @@ FLOORS: list[list[str]] = [
         "deferred",
         "seeding",
         "files",
+        "option_help",
         "config",
         "progress",
         "devices",

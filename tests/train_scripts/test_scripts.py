@@ -93,27 +93,47 @@ def test_the_recipe_makes_the_whole_model_and_ships_another_from_its_checkpoint(
     assert (tmp_path / "run" / "v1" / "model_index.json").is_file()
 
 
-def test_help_shows_what_people_use_first_and_every_option_under_a_title(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("task", "config"),
+    [("text-to-image", TextToImageConfig), ("vae", VaeConfig), ("clip", ClipConfig)],
+)
+def test_help_shows_what_people_use_first_and_help_all_every_option_under_a_title(
+    task, config, capsys, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", "90")
-    for task, config in (
-        ("text-to-image", TextToImageConfig),
-        ("vae", VaeConfig),
-        ("clip", ClipConfig),
-    ):
-        with pytest.raises(SystemExit) as stop:
-            cli.run(["train", task, "--help"])
-        assert stop.value.code == 0
-        text = capsys.readouterr().out
-        assert max(map(len, text.splitlines())) <= 90
-        text = text[text.index("Most used:") :]  # the description is above
-        titles = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
-        assert titles[0] == "Most used:" and "Your own images:" in titles
-        assert "Other options:" not in titles and len(titles) == len(set(titles))
-        groups = dict(zip(titles, re.split(r"^[^ \n].*:\n", text, flags=re.M)[1:], strict=True))
-        first = re.findall(r"^  (--[a-z-]+)", groups["Most used:"], flags=re.M)
-        assert first == [f"--{name.replace('_', '-')}" for name in config.HELP_FIRST]
-        listed = re.findall(r"^  (--[a-z0-9-]+)", text, flags=re.M)
-        assert len(listed) == len(set(listed)) == count(config)
+    first = [f"--{name.replace('_', '-')}" for name in config.HELP_FIRST]
+    short, whole = (help_text(task, flag, capsys) for flag in ("--help", "--help-all"))
+    assert flags(groups_of(short)["Most used:"]) == first
+    assert len(short.splitlines()) < 60
+    groups = groups_of(whole)
+    assert flags(groups["Most used:"]) == first
+    assert "Your own images:" in groups and "Options:" not in groups
+    general = ["--preset", "--config", "--help-all"]
+    listed = flags(whole[whole.index("Most used:") :])
+    assert len(listed) == len(set(listed)) == count(config) + len(general)
+    assert f"--help-all lists {count(config) - len(first)} more" in short
+
+
+def help_text(task, flag, capsys):
+    """What a task's help prints."""
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["train", task, flag])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 90
+    return text
+
+
+def groups_of(text):
+    """Title -> the lines below it."""
+    text = text[text.index("Most used:") :]  # the description is above
+    titles = [line for line in text.splitlines() if line.endswith(":") and line[0] != " "]
+    assert len(titles) == len(set(titles))
+    return dict(zip(titles, re.split(r"^[^ \n].*:\n", text, flags=re.M)[1:], strict=True))
+
+
+def flags(text):
+    return re.findall(r"^  (--[a-z0-9-]+)", text, flags=re.M)
 
 
 def count(config):

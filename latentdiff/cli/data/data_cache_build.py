@@ -52,7 +52,8 @@ class BuildConfig:
     reread: bool = False
     """Read every picture again, even if its size and time stamp are as before."""
     batch_size: int | None = None
-    """Pictures at once. None: as many as make a million pixels, four million on a GPU."""
+    """Pictures at once. By default as many as make a million pixels, four million on a
+    GPU."""
     workers: int = 4
     """Threads that read and cut pictures ahead."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

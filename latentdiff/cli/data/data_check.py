@@ -62,7 +62,7 @@ class CheckConfig:
     allow_gif_tiff: bool = False
     """Read still GIF and TIFF files too."""
     workers: int | None = None
-    """Processes that decode. None: one for each core."""
+    """Processes that decode. By default one for each core."""
     seconds: float = 5.0
     """Time for one picture; what takes longer is named and left out."""
 

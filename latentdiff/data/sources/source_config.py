@@ -8,6 +8,7 @@ from typing import Literal
 
 from latentdiff.data.records import Source
 from latentdiff.data.sources.find import open_source
+from latentdiff.progress import stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +31,14 @@ class SourceConfig:
         self, where: str | Path, *, need_captions: bool = True, allow_gif_tiff: bool = False
     ) -> Source:
         """The captioned pictures at `where`, listed; see `open_source`."""
-        return open_source(
-            where,
-            split=self.split,
-            caption_template=self.caption_template,
-            caption_column=self.caption_column,
-            image_column=self.image_column,
-            captions_from=self.captions_from,
-            need_captions=need_captions,
-            allow_gif_tiff=allow_gif_tiff,
-        )
+        with stage(f"looking for pictures in {where}"):
+            return open_source(
+                where,
+                split=self.split,
+                caption_template=self.caption_template,
+                caption_column=self.caption_column,
+                image_column=self.image_column,
+                captions_from=self.captions_from,
+                need_captions=need_captions,
+                allow_gif_tiff=allow_gif_tiff,
+            )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from latentdiff import console
 from latentdiff.config import parse
 from latentdiff.errors import UserError
+from latentdiff.progress import Heartbeat, stage
 from latentdiff.training.run import peers
 from latentdiff.training.task import Task
 from latentdiff.training.train_config import TrainConfig
@@ -65,8 +66,6 @@ def main_for(
     **keywords: Any,
 ) -> int:
     """`train_from` as a script's whole main: a mistake is one line and exit code 2."""
-    if argv is None:
-        console.install()
     arguments = sys.argv[1:] if argv is None else argv
     return guarded(
         lambda words: train_from(build_task, config_cls, words, prog=prog, **keywords),
@@ -80,8 +79,10 @@ def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str], prog: str
 
     Where another process of several has ended, this one ends with one line and exit code 1.
     """
+    console.install()
     try:
-        return main(argv)
+        with Heartbeat(), stage(prog):
+            return main(argv)
     except UserError as error:
         _say(f"{prog}: error: {error}")
         return 2

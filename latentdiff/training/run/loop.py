@@ -16,6 +16,7 @@ from pathlib import Path
 
 from latentdiff import devices, files
 from latentdiff.errors import UserError
+from latentdiff.progress import stage
 from latentdiff.training.context import RunContext
 from latentdiff.training.logging import Progress
 from latentdiff.training.record.dry_run import describe_run
@@ -122,8 +123,10 @@ def _opened(
             team=processes.team(),
             positions=beginning.positions,
         )
-        task = build_task(context)
-        task.open_data(context)
+        with stage(f"{name}: building the networks"):
+            task = build_task(context)
+        with stage(f"{name}: reading the data"):
+            task.open_data(context)
         processes.check_same("the training data", getattr(task, "fingerprint", ""))
         if processes.is_main:
             record_settings(task, config, settings, folder, say)

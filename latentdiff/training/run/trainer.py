@@ -16,6 +16,7 @@ from latentdiff import files
 from latentdiff.checkpoints import store as checkpoints
 from latentdiff.checkpoints.state import TrainState
 from latentdiff.checkpoints.store import Checkpoint
+from latentdiff.progress import note
 from latentdiff.training.logging import Progress, RunLog
 from latentdiff.training.optimizers.guarded_step import GuardedStep, NonFiniteError, describe
 from latentdiff.training.optimizers.learning_rate import Decay, learning_rate
@@ -112,6 +113,8 @@ class Trainer:
 
     def _update(self) -> bool:
         """One optimizer step; False when a stop signal cut it short, and then nothing changed."""
+        of = "" if self.clock.end is None else f" of {self.clock.end}"
+        note(f"{self.task.name}: step {self.step + 1}{of}")
         step, config = self.step, self.config
         seed_modules(config.seed, step, self.processes.rank)
         loss_sum = torch.zeros((), device=self.processes.device)
@@ -283,8 +286,10 @@ class Trainer:
 
     def _validate_and_draw(self, module: nn.Module, *, validate: bool, sheet: bool) -> None:
         if validate:
+            note(f"{self.task.name}: validating at step {self.step}")
             self.validation = self.evaluator.validate(module, self.step)
         if sheet:
+            note(f"{self.task.name}: drawing the samples of step {self.step}")
             self.evaluator.draw(module, self.step)
 
     def _save(self, *, keep: bool = False) -> None:
@@ -297,6 +302,7 @@ class Trainer:
             return
         self._saved_step = self.step
         self._stop_if_not_finite()
+        note(f"{self.task.name}: saving a checkpoint at step {self.step}")
         self.processes.check_same_weights(self.task.module)
         decay = self.clock.decay
         state = TrainState(

@@ -49,6 +49,11 @@ MAX_SCALE = 100.0
 class ClipConfig:
     """What the two towers learn from."""
 
+    HELP_PRESETS: ClassVar[dict[str, str]] = {
+        "cpu": "the embedded model's towers.",
+        "h100": "larger batches, on one GPU.",
+        "tiny": "three steps of a toy, to see that all works.",
+    }
     HELP_FIRST: ClassVar[tuple[str, ...]] = (
         *("data", "model", "run_dir", "steps", "max_minutes", "batch_size", "learning_rate"),
         *("vocabulary", "upscale", "resume"),

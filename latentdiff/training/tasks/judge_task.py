@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +42,12 @@ SHEET_ROWS, SHEET_COLUMNS = 4, 8
 @dataclass(frozen=True, kw_only=True)
 class JudgeConfig:
     """What the judge learns from, and how."""
+
+    HELP_PRESETS: ClassVar[dict[str, str]] = {
+        "cpu": "the embedded model's judge.",
+        "h100": "the same on one GPU.",
+        "tiny": "four steps of a toy, to see that all works.",
+    }
 
     pool: Path | None = None
     """Pool of scenes with all subjects and no pair held out; none: scenes are drawn as needed."""

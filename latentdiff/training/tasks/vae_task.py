@@ -46,6 +46,11 @@ STATISTICS_PICTURES = 256
 class VaeConfig:
     """What the autoencoder learns from, and what it is asked for."""
 
+    HELP_PRESETS: ClassVar[dict[str, str]] = {
+        "cpu": "the embedded model's autoencoder.",
+        "h100": "larger crops and batches, on one GPU.",
+        "tiny": "four steps of a toy, to see that all works.",
+    }
     HELP_FIRST: ClassVar[tuple[str, ...]] = (
         *("data", "model", "run_dir", "steps", "max_minutes", "batch_size", "learning_rate"),
         *("resolution", "crop", "resume"),

@@ -40,8 +40,17 @@ class TextToImageConfig:
         ),
     }
 
+    HELP_PRESETS: ClassVar[dict[str, str]] = {
+        "cpu": "the embedded model's recipe, from nothing.",
+        "h100": "a larger one, from nothing on one GPU.",
+        "tiny": "three steps of a toy, to see that all works.",
+        "full": "all weights of --base on your images.",
+        "lora": "a LoRA beside --base on your images.",
+    }
+
     base: str | None = None
-    """Model to fine-tune: snowglobe, a diffusers folder, or a hub id. None: train from nothing."""
+    """Model to fine-tune: snowglobe, a diffusers folder, or a hub id. Without one, train from
+    nothing."""
     method: Literal["full", "lora"] = "full"
     """Train all weights of the U-Net, or a LoRA beside them."""
     train_text_encoder: bool = False
@@ -72,11 +81,14 @@ class TextToImageConfig:
     beta_schedule: str = "scaled_linear"
     """From nothing: name of the noise schedule."""
     beta_start: float = 0.00085
+    """From nothing: β of the first step."""
     beta_end: float = 0.020
+    """From nothing: β of the last step."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that x_T is pure noise (Lin et al. 2023); not with epsilon."""
     prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
-    """What the U-Net predicts. None: what the base does, epsilon from nothing."""
+    """What the U-Net predicts. By default what the base does, epsilon from
+    nothing."""
     weighting: str = "min_snr"
     """Weight of a timestep's loss: simple, min_snr, or one of the variational ones."""
     min_snr_gamma: float = 5.0
@@ -96,9 +108,9 @@ class TextToImageConfig:
     sheet_prompts: tuple[str, ...] = ()
     """Prompts of the sample sheet, seeds 0, 1, …; by default eight scenes, or held-out captions."""
     sheet_steps: int | None = None
-    """DDIM steps of the sample sheet; None: the model's own."""
+    """DDIM steps of the sample sheet; by default the model's own number."""
     sheet_guidance: float | None = None
-    """Guidance scale of the sample sheet; None: the model's own."""
+    """Guidance scale of the sample sheet; by default the model's own."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
             batch_size=32, learning_rate=6e-4, warmup_steps=500, ema_decay=0.9995
