@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import inspect
 import re
 import shutil
@@ -245,7 +244,6 @@ def _titles(cls: type[Any]) -> dict[str, str]:
     return found
 
 
-@functools.cache
 def _docstrings(cls: type[Any]) -> dict[str, str]:
     """Field → the string that stands below it in the source, inherited ones included."""
     found: dict[str, str] = {}

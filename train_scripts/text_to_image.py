@@ -1,13 +1,13 @@
 """Train the U-Net: `accelerate launch -m latentdiff.train_scripts.text_to_image --base … --data …`.
 
-Options come from `--preset`, then `--config FILE.yaml`, then the command line. With `--base` and
-no preset, those of `--preset full` hold.
+Options come from `--preset`, then `--config FILE.yaml`, then the command line. Without a preset,
+`--method lora` and `embedding` have the presets of their names, and `--base` has `full`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from latentdiff import config as configs
@@ -62,15 +62,25 @@ def build(config: TextToImageConfig, context: RunContext) -> TextToImageTask:
     return TextToImageTask(config, context, draw)
 
 
+def pairs_of(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Option and value, of `--option value` and `--option=value`."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            yield name, value if equals else following
+
+
 def _settings(argv: Sequence[str]) -> dict[str, Any]:
     from latentdiff.training.tasks.text_to_image import PRESETS, TextToImageConfig
 
-    named = any(word.partition("=")[0] == "--base" for word in argv)
+    given = dict(pairs_of(argv))
+    preset = "full" if "--base" in given else "cpu"
+    method = given.get("--method", "full")
     return {
         "config_cls": TextToImageConfig,
         "argv": argv,
         "description": DESCRIPTION,
-        "default": PRESETS["full" if named else "cpu"],
+        "default": PRESETS[method if method in ("lora", "embedding") else preset],
         "presets": PRESETS,
     }
 

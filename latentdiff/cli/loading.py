@@ -30,7 +30,12 @@ def load(options: ModelOptions) -> TextToImagePipeline:
         from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
         bundle = bundles.load(
-            options.model, dtype=dtype, device=device, variant=options.variant, vae=options.vae
+            options.model,
+            dtype=dtype,
+            device=device,
+            variant=options.variant,
+            vae=options.vae,
+            prediction_type=options.prediction_type,
         )
     print_notes([slow, *bundle.notes])
     pipeline = TextToImagePipeline(add_embeddings(bundle, embeddings))

@@ -9,6 +9,7 @@ import tyro
 
 from latentdiff.conditioning.settings import Long, Syntax
 from latentdiff.devices import DeviceName, DtypeName
+from latentdiff.diffusion.prediction_types import Prediction
 from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class ModelOptions:
     """Which of several sets of weights, fp16 for example; ema for a single file's averaged ones."""
     vae: str | None = None
     """File or folder whose autoencoder stands in for the model's own."""
+    prediction_type: Prediction | None = None
+    """What the U-Net predicts, where the model says it wrongly or not at all, as some 2.x files."""
     lora: Annotated[
         tuple[str, ...],
         tyro.conf.UseAppendAction,

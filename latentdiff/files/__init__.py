@@ -35,6 +35,7 @@ __all__ = [
     "atomic_path",
     "discard_folder",
     "new_file",
+    "process_token",
     "publish_folder",
     "refuse_file_for_folder",
     "remove_temporaries",
@@ -56,8 +57,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 def _temporary_beside(path: Path) -> Path:
     # The suffix is kept: picture libraries choose the format by it. A name holds 255 bytes.
     stem = path.stem.encode("utf-8")[:120].decode("utf-8", "ignore")
-    unique = f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    return path.with_name(f"{_TEMPORARY}{stem}-{unique}{path.suffix[:40]}")
+    return path.with_name(f"{_TEMPORARY}{stem}-{process_token()}{path.suffix[:40]}")
 
 
 @functools.cache
@@ -66,10 +66,15 @@ def _host() -> str:
     return hashlib.sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:4]
 
 
-def abandoned(temporary: Path) -> bool:
-    """Whether a temporary is of a process of this machine that is no more."""
-    named = re.search(r"-([0-9a-f]{4})-(\d+)-[0-9a-f]{8}(\.|$)", temporary.name)
-    if not temporary.name.startswith(_TEMPORARY) or named is None or named.group(1) != _host():
+def process_token() -> str:
+    """A name that no other process ever has, from which `abandoned` sees whether its own lives."""
+    return f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def abandoned(path: Path) -> bool:
+    """Whether a path, named with a `process_token`, is of a dead process of this machine."""
+    named = re.search(r"(?:^|-)([0-9a-f]{4})-(\d+)-[0-9a-f]{8}(\.|$)", path.name)
+    if named is None or named.group(1) != _host():
         return False
     try:
         os.kill(int(named.group(2)), 0)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from latentdiff.diffusion.prediction_types import Prediction
 from latentdiff.errors import UserError
 from latentdiff.files import publish_folder, write_json, write_text
 from latentdiff.files.json_file import read_json
 from latentdiff.models import model_folder as folders
 from latentdiff.models.networks import load_network, refuse_code, save_network
 from latentdiff.models.preview import STABLE_DIFFUSION_1, Preview
-from latentdiff.models.single_files.single_file import read_single_file
+from latentdiff.models.single_files.single_file import UNSAID, read_single_file
 from latentdiff.models.single_files.vae_file import load_vae
 from latentdiff.models.weight_hashes import FileHash, Hashes, sum_of
 from latentdiff.progress import stage
@@ -87,6 +88,7 @@ def load(
     device: torch.device | str = "cpu",
     variant: str | None = None,
     vae: str | Path | None = None,
+    prediction_type: Prediction | None = None,
 ) -> Bundle:
     """Load a Stable Diffusion 1.x / 2.x model, frozen and in eval mode.
 
@@ -94,7 +96,8 @@ def load(
     layout, or a hub id (what is local never touches the network). dtype: of all networks; None
     keeps what is stored. variant: which of several sets of weights, such as "fp16", by default the
     plain one, or the most exact there is; "ema" for the averaged ones in a single file. vae: a
-    file or a folder whose autoencoder stands in for the model's own.
+    file or a folder whose autoencoder stands in for the model's own. prediction_type: what the
+    U-Net predicts, where the model says it wrongly or not at all.
     Raises UserError, one line, for anything missing, unexpected, damaged or of another kind.
     """
     with stage(f"loading {name}"):
@@ -104,7 +107,16 @@ def load(
         else:
             bundle = _load_folder(located.path, dtype, device, variant, vae)
     assert bundle.preview is None or bundle.preview.matrix
-    return dataclasses.replace(bundle, notes=(*located.notes, *bundle.notes))
+    notes = (*located.notes, *bundle.notes)
+    if prediction_type is None:
+        return dataclasses.replace(bundle, notes=notes)
+    return dataclasses.replace(
+        bundle,
+        notes=tuple(note for note in notes if UNSAID not in note),
+        scheduler_config=dataclasses.replace(
+            bundle.scheduler_config, prediction_type=prediction_type
+        ),
+    )
 
 
 def _load_file(
@@ -157,7 +169,9 @@ def _load_folder(
     notes = [*layout.notes, *(note for network in read.values() for note in network.notes)]
     return Bundle(
         **networks,
-        tokenizer=load_tokenizer(folder / "tokenizer", networks["text_encoder"]),
+        tokenizer=load_tokenizer(
+            folder / "tokenizer", int(networks["text_encoder"].config.max_position_embeddings)
+        ),
         scheduler_config=scheduler,
         source=str(folder),
         hashes=_hashes({part: network.files for part, network in read.items()}),
@@ -183,8 +197,9 @@ def _with_size(unet: Any, vae: Any, folder: Path) -> tuple[str, ...]:
     )
 
 
-def load_tokenizer(folder: Path, text_encoder: CLIPTextModel) -> CLIPTokenizer:
-    """The tokenizer of a model folder; its length limit is the text encoder's if it names none."""
+def load_tokenizer(folder: Path, positions: int) -> CLIPTokenizer:
+    """The tokenizer of a model folder; positions: the text encoder's, its length limit if it names
+    none."""
     from transformers import CLIPTokenizer
 
     whole = (folder / "tokenizer.json").is_file()
@@ -199,7 +214,6 @@ def load_tokenizer(folder: Path, text_encoder: CLIPTextModel) -> CLIPTokenizer:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{folder} holds no CLIP tokenizer that can be read ({reason})") from error
-    positions = int(text_encoder.config.max_position_embeddings)
     if tokenizer.model_max_length > 10**9:
         tokenizer.model_max_length = positions
     return tokenizer

@@ -56,7 +56,10 @@ def load_text_encoder(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     place = _part(folder, "text_encoder", "config.json")
     network = bundles.load_network(place, "text_encoder", torch.float32).module
     encoder = cast("CLIPTextModel", network)
-    tokenizer = bundles.load_tokenizer(_part(folder, "tokenizer", "tokenizer_config.json"), encoder)
+    tokenizer = bundles.load_tokenizer(
+        _part(folder, "tokenizer", "tokenizer_config.json"),
+        int(encoder.config.max_position_embeddings),
+    )
     return encoder, tokenizer
 
 

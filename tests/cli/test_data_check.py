@@ -1,15 +1,19 @@
 """`latentdiff data check`: what it says, writes and returns, and that it leaves pictures alone."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import tiny
 from PIL import Image
 
 from latentdiff.cli.main import run
+from latentdiff.models import bundle as bundles
+from latentdiff.models.single_file_writer import write_single_file
 from latentdiff.scenes.world import World
 
 
@@ -42,7 +46,7 @@ def check(*argv):
 def test_a_clean_folder_is_told_so_with_code_0(folder, capsys):
     assert check(folder) == 0
     said = capsys.readouterr().out
-    assert "4 pictures can be used, each once; 0 entries are left out" in said
+    assert counts_of(said)["usable, each once"] == "4" and counts_of(said)["left out"] == "0"
     assert "64x64" in said  # its bucket, of the embedded model's kind
     assert "tokens  captions" in said
 
@@ -74,11 +78,30 @@ def test_problems_are_named_with_code_1_and_originals_are_not_touched(folder, tm
     ):
         assert line in said.replace("again.png = 1.png", "1.png = again.png")
     assert b"cut.png" in page.read_bytes()
+    facts = re.findall(r"<dt>(.*?)</dt><dd>(?:<span[^>]*>)?([\d,]+)", page.read_text("utf-8"))
+    assert counts_of(said) == dict(facts)  # the same words, the same numbers
+    assert counts_of(said)["entries"] == "8"
     after = snapshot(tmp_path)
     assert {k: v for k, v in after.items() if k in before} == before
     assert set(map(str, set(after) - set(before))) == {"page.html", "usable.jsonl"}
     capsys.readouterr()
     assert check(manifest, "--model", "none") == 0
+
+
+def counts_of(said):
+    """The counts at the end of what the terminal shows, in its words."""
+    found = re.findall(r"^  (\S.*?)  +([\d,]+)$", said[said.index("\nin all:") :], flags=re.M)
+    return dict(found)
+
+
+def test_a_single_file_counts_tokens_and_sizes_as_its_folder_does(folder, tmp_path, capsys):
+    model = tiny.stable_diffusion_1()
+    place = write_single_file(model, tmp_path / "model.safetensors")
+    for name in (bundles.save(model, tmp_path / "model"), place):
+        assert check(folder, "--model", name) in (0, 1)
+    one, other = capsys.readouterr().out.split("looked in ")[1:]
+    said = [re.sub(r"^.*processes\n", "", text).partition(str(folder))[0] for text in (one, other)]
+    assert said[0] == said[1] and "tokens  captions" in said[0] and "64x64" in said[0]
 
 
 def test_the_model_sets_buckets_and_an_unknown_one_is_a_mistake(folder, capsys):

@@ -6,6 +6,8 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -266,6 +268,18 @@ def test_a_killed_build_goes_on_with_another_number_of_processes(tmp_path):
     encoded, _ = made(LatentCache(folder), numbers)
     assert sorted(encoded) == [n for n in numbers if n not in there]
     assert_holds(LatentCache(folder), numbers)
+
+
+def test_what_a_killed_build_told_is_swept_and_that_of_a_living_one_stays(tmp_path):
+    cache = LatentCache(tmp_path, create=True)
+    program = "from latentdiff import files; print(files.process_token())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    living, dead, other = files.process_token(), done.stdout.strip(), "an-older-version"
+    for token in (living, dead, other):
+        (tmp_path / "builds" / token).mkdir(parents=True)
+        (tmp_path / "builds" / token / "0001-moments-0.json").write_text("{}")
+    made(cache, range(3))
+    assert {path.name for path in (tmp_path / "builds").iterdir()} == {living, other}
 
 
 def test_the_others_learn_of_a_failure_instead_of_waiting(tmp_path):

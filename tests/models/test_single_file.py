@@ -213,6 +213,9 @@ def test_what_a_silent_2_x_file_predicts_is_judged_and_said(
     assert read.scheduler_config.prediction_type == predicts
     (note,) = read.notes
     assert f"does not say what it predicts; {predicts}" in note
+    for said in ("v_prediction", "epsilon"):
+        told = bundles.load(path, prediction_type=said)
+        assert told.scheduler_config.prediction_type == said and told.notes == ()
 
 
 def test_averaged_weights_are_taken_when_asked_for(tmp_path: Path) -> None:

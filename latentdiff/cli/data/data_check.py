@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -56,7 +55,8 @@ class CheckConfig:
     validation: str | None = None
     """Held-out pictures of the same kinds as DATA: what they share with DATA is a leak."""
     model: str = "snowglobe"
-    """Whose tokens and sizes count: snowglobe, a diffusers folder, a hub id, or "none"."""
+    """Whose tokens and sizes count: snowglobe, a diffusers folder, a single file, a hub id, or
+    "none"."""
     source: SourceConfig = field(default_factory=SourceConfig)
     sizes: BucketConfig = field(default_factory=BucketConfig)
     allow_gif_tiff: bool = False
@@ -124,32 +124,16 @@ def _of_model(
     if options.model == "none":
         return None, None
     from latentdiff.data.buckets import assign
-    from latentdiff.files.json_file import read_json
-    from latentdiff.models import bundle, geometry
-    from latentdiff.models import model_folder as folder
+    from latentdiff.models.model_settings import read_settings
 
-    model = folder.resolve(options.model).path
-    if model.is_file():
-        raise UserError(
-            f"{model} is a single file, whose settings are not read apart; make a folder of it: "
-            f"latentdiff convert {model.name} FOLDER"
-        )
-    folder.read_layout(model)
-    settings = {part: read_json(model / part / "config.json") for part in folder.NETWORKS}
-    try:
-        found = geometry.of_configs(settings["vae"], settings["unet"])
-        positions = int(settings["text_encoder"].get("max_position_embeddings", 77))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the settings of the model {options.model} lack {error}") from error
-    encoder: Any = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=positions))
-    tokenizer = bundle.load_tokenizer(model / "tokenizer", encoder)
-    multiple = found.coarsest
-    size = options.sizes.resolution or max(found.own_size or (0,))
+    model = read_settings(options.model)
+    multiple = model.geometry.coarsest
+    size = options.sizes.resolution or max(model.geometry.own_size or (0,))
     if not size:
         raise UserError(f"the U-Net of {options.model} names no sample_size; give --resolution")
     buckets = options.sizes.make(size, multiple)
     deal = partial(assign, buckets=buckets, multiple=multiple, upscale=options.sizes.upscale)
-    return partial(_lengths, tokenizer=tokenizer), deal
+    return partial(_lengths, tokenizer=model.tokenizer), deal
 
 
 def _lengths(source: Source, *, tokenizer: Any) -> CaptionReport:
@@ -193,13 +177,9 @@ def lines(findings: Findings) -> Iterable[str]:
     if findings.shared:
         text, count = findings.shared[0]
         yield f"\n{count:,} pictures share the caption {text[:80]!r}"
-    left_out = len(findings.left_out)
-    kept = len(findings.source) - left_out
-    fatal = sum(problem.fatal for problem in findings.source.problems)
-    yield (
-        f"\n{kept:,} {'picture' if kept == 1 else 'pictures'} can be used, each once; "
-        f"{left_out + fatal:,} {'entry is' if left_out + fatal == 1 else 'entries are'} left out"
-    )
+    yield "\nin all:"
+    width = max(len(words) for words, _ in findings.counts)
+    yield from (f"  {words:<{width}} {count:>9,}" for words, count in findings.counts)
 
 
 def _listed(title: str, entries: Sequence[str]) -> Iterable[str]:

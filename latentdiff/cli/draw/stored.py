@@ -14,6 +14,7 @@ import tyro
 
 from latentdiff.cli.options import ModelOptions
 from latentdiff.devices import DeviceName, DtypeName
+from latentdiff.diffusion.prediction_types import Prediction
 from latentdiff.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class StoredOptions:
     """Which of several sets of weights it was drawn with."""
     vae: str | None = None
     """File or folder of another autoencoder that it was drawn with."""
+    prediction_type: Prediction | None = None
+    """What the U-Net predicts, if that was said when it was drawn."""
     embedding: Annotated[
         tuple[str, ...],
         tyro.conf.UseAppendAction,
@@ -97,6 +100,7 @@ def open_pipeline(recipe: Recipe, options: StoredOptions) -> TextToImagePipeline
             model=model,
             variant=options.variant,
             vae=options.vae,
+            prediction_type=options.prediction_type,
             lora=loras,
             embedding=options.embedding,
             dtype=options.dtype or _as_dtype(recipe.dtype),

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from latentdiff import config as configs
+from latentdiff.diffusion.prediction_types import Prediction
 from latentdiff.errors import UserError
 
 Dtype = Literal["float32", "float16", "bfloat16", "float8_e4m3fn"]
@@ -29,7 +30,7 @@ class ConvertConfig:
     """Of the written weights; by default each as it is stored."""
     variant: str | None = None
     """Which of several sets of weights: fp16 …; ema for the averaged ones of a single file."""
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    prediction_type: Prediction | None = None
     """What the U-Net predicts, where the source says it wrongly or not at all."""
     vae: str | None = None
     """File or folder whose autoencoder stands in for the model's own."""
@@ -48,22 +49,20 @@ def main(argv: Sequence[str]) -> int:
     single = config.target.suffix == ".safetensors"
     if not single and config.target.suffix in (".ckpt", ".pt", ".bin", ".pth"):
         raise UserError(f"{config.target} would be a pickle; name it .safetensors")
-    import dataclasses
-
     import torch
 
     from latentdiff.models import bundle as bundles
     from latentdiff.models.single_file_writer import write_single_file
 
-    bundle = bundles.load(config.source, dtype=None, variant=config.variant, vae=config.vae)
+    bundle = bundles.load(
+        config.source,
+        dtype=None,
+        variant=config.variant,
+        vae=config.vae,
+        prediction_type=config.prediction_type,
+    )
     for note in bundle.notes:
-        if config.prediction_type is None or "what it predicts" not in note:
-            print(f"note: {note}", file=sys.stderr)
-    if config.prediction_type is not None:
-        scheduler = dataclasses.replace(
-            bundle.scheduler_config, prediction_type=config.prediction_type
-        )
-        bundle = dataclasses.replace(bundle, scheduler_config=scheduler)
+        print(f"note: {note}", file=sys.stderr)
     dtype = getattr(torch, config.dtype) if config.dtype else None
     if single:
         place = write_single_file(bundle, config.target, dtype=dtype)

@@ -8,10 +8,10 @@ end it waits for the others by looking at the folder, so no collective operation
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,13 +46,13 @@ Progress = Callable[[int, int], None]
 class Team:
     """The processes that fill a cache together.
 
-    token: the same in all of them, and never used before: see `new_token`. All call the same
-    builds in the same order.
+    token: the same in all of them, and never used before: `files.process_token` of
+    the first. All call the same builds in the same order.
     """
 
     rank: int = 0
     world_size: int = 1
-    token: str = field(default_factory=lambda: new_token())
+    token: str = field(default_factory=files.process_token)
     patience_minutes: float = PATIENCE_MINUTES
     _turn: int = 0
 
@@ -87,7 +87,7 @@ class Team:
             for key, (code, reason) in found["bad"].items():
                 everything[bytes.fromhex(key)] = BadPicture(code, reason)
         if self.rank == 0:
-            _remove_old(cache / "builds")
+            sweep_builds(cache)
         return everything
 
     def _await(self, marker: Path, shards: Path, rank: int) -> Any:
@@ -107,15 +107,14 @@ class Team:
         return json.loads(marker.read_text("utf-8"))
 
 
-def new_token() -> str:
-    """A name for one build that no other has."""
-    return uuid.uuid4().hex[:16]
-
-
-def _remove_old(builds: Path) -> None:
-    for folder in builds.iterdir():
-        if folder.is_dir() and time.time() - folder.stat().st_mtime > OLD_BUILD_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+def sweep_builds(cache: Path) -> None:
+    """Remove what builds of several processes told one another, once their first process is dead
+    or, on another machine, after a week."""
+    for folder in (cache / "builds").glob("*/"):
+        with contextlib.suppress(OSError):
+            old = time.time() - folder.stat().st_mtime > OLD_BUILD_SECONDS
+            if old or files.abandoned(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def build(
@@ -145,6 +144,7 @@ def build(
     team = team or Team()
     if team.rank == 0:
         store.remove_temporaries()
+        sweep_builds(store.folder.parent)
     missing = np.flatnonzero(store.find(keys) < 0)
     missing = missing[first_of_each(keys[missing])]
     mine, groups = _by_group(missing[team.mine(keys[missing])], group)

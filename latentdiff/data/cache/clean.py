@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from latentdiff.data.cache import uses as cache_uses
-from latentdiff.data.cache.build import SHARD_BYTES
+from latentdiff.data.cache.build import SHARD_BYTES, sweep_builds
 from latentdiff.data.cache.keys import Keys
 from latentdiff.data.cache.latent_cache import KINDS, LatentCache, Store
 from latentdiff.data.cache.shards import Array, DamagedShard, check_whole, read_entry, write_shard
@@ -57,6 +57,7 @@ def collect(
         for kind, keys in cache_uses.keys_of(use).items():
             wanted[kind].append(keys)
     if not dry_run:
+        sweep_builds(cache.folder)
         kept = {use.id for use in keep}
         for use in cache_uses.listed(cache):
             if use.id not in kept:

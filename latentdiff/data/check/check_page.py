@@ -40,7 +40,7 @@ def check_page(findings: Findings, thumbnails: Thumbnails, *, command: str = "")
     pictures = _Pictures(findings, thumbnails)
     problems = list(findings.problems)
     sections = [
-        _facts(findings, problems),
+        _facts(findings),
         _problems(problems),
         _leaks(findings, pictures),
         _groups(
@@ -97,24 +97,20 @@ class _Pictures:
         return page.image(data, "image/jpeg", alt=name), under
 
 
-def _facts(findings: Findings, problems: Sequence[Problem]) -> Html:
-    count = len(findings.source)
-    kept = count - len(findings.left_out)
-    fatal = sum(problem.fatal for problem in problems)
-    pairs: list[tuple[str, object]] = [
-        ("pictures listed", f"{count:,}"),
-        ("usable, each once", f"{kept:,}"),
-        ("cannot be used", _signal(fatal, "bad")),
-        ("noted", f"{len(problems) - fatal:,}"),
-        ("groups of copies", _signal(len(findings.copies), "warn")),
-        ("groups alike", _signal(len(findings.alike), "warn")),
-    ]
-    if findings.validation is not None:
-        pairs.append(("validation pictures", f"{len(findings.validation):,}"))
-        pairs.append(("leaks", _signal(len(findings.leaks), "bad")))
-    if findings.captions is not None:
-        pairs.append(("captions too long", _signal(findings.captions.over, "warn")))
-    return page.facts(pairs)
+_SIGNALS = {
+    "left out": "bad",
+    "leaks": "bad",
+    "groups of copies": "warn",
+    "groups alike": "warn",
+    "captions too long": "warn",
+}
+
+
+def _facts(findings: Findings) -> Html:
+    return page.facts(
+        (words, _signal(count, _SIGNALS[words]) if words in _SIGNALS else f"{count:,}")
+        for words, count in findings.counts
+    )
 
 
 def _signal(count: int, class_: str) -> Html:
@@ -125,10 +121,10 @@ def _problems(problems: Sequence[Problem]) -> Html:
     if not problems:
         return page.section("Problems", page.element("p", "None.", class_="good"))
     parts = []
-    for fatal, title in ((True, "Left out"), (False, "Noted")):
+    for fatal, title in ((True, "What leaves an entry out"), (False, "What is noted")):
         found = [problem for problem in problems if problem.fatal is fatal]
         if found:
-            parts += [page.element("h3", f"{title}: {len(found):,}"), *_by_code(found)]
+            parts += [page.element("h3", title), *_by_code(found)]
     return page.section("Problems", *parts)
 
 

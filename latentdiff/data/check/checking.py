@@ -145,6 +145,26 @@ class Findings:
         return reasons
 
     @property
+    def counts(self) -> list[tuple[str, int]]:
+        """What the terminal and the page say in numbers. Entries are usable or left out: rows,
+        and what the listing found that could not become one."""
+        unlisted = sum(problem.fatal for problem in self.source.problems)
+        left_out = len(self.left_out)
+        found = [
+            ("entries", len(self.source) + unlisted),
+            ("usable, each once", len(self.source) - left_out),
+            ("left out", left_out + unlisted),
+            ("noted", sum(not problem.fatal for problem in self.problems)),
+            ("groups of copies", len(self.copies)),
+            ("groups alike", len(self.alike)),
+        ]
+        if self.validation is not None:
+            found += [("validation pictures", len(self.validation)), ("leaks", len(self.leaks))]
+        if self.captions is not None:
+            found.append(("captions too long", self.captions.over))
+        return found
+
+    @property
     def clean(self) -> bool:
         """Whether every sample that the data set lists can be trained on as it is."""
         fatal = any(problem.fatal for problem in self.problems)

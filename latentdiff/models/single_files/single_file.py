@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 TOKENIZER_MARKS = ("unk_token", "bos_token", "eos_token", "pad_token")
+UNSAID = "it does not say what it predicts"
 PREDICTION_HEADER = "modelspec.prediction_type"
 _PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _WIDE_NORM = 0.09
@@ -109,6 +110,25 @@ def read_single_file(
     )
 
 
+def read_configs(path: Path) -> tuple[dict[str, Any], CLIPTokenizer]:
+    """The networks' settings by part, and the tokenizer; no weight is read.
+
+    A file without an autoencoder counts as Stable Diffusion, whose autoencoders all are of one
+    shape: 8 pixels a latent cell, 4 channels.
+    """
+    from safetensors import safe_open
+
+    refuse_pickle(path)
+    with weights.reading(path), safe_open(path, framework="pt") as opened:
+        header = dict(opened.metadata() or {})
+    shapes = weights.file_shapes(path)
+    kind = kind_of(shapes, path)
+    configs = dict(configs_of(kind, shapes, header, path))
+    if configs.get("vae") is None:
+        configs["vae"] = {"block_out_channels": [128, 256, 512, 512], "latent_channels": 4}
+    return configs, _tokenizer(kind, configs)
+
+
 def refuse_pickle(path: Path) -> None:
     """UserError for a pickle, unopened, by its name or by its first bytes."""
     try:
@@ -177,8 +197,7 @@ def _scheduler(
             judged = _judged(shapes, opened)
             raw["prediction_type"] = judged
             notes.append(
-                f"it does not say what it predicts; {judged}, by the look of its weights "
-                "(`latentdiff convert --prediction-type` settles it)"
+                f"{UNSAID}; {judged}, by the look of its weights (--prediction-type settles it)"
             )
     if "ztsnr" in shapes:
         raw["rescale_betas_zero_snr"] = True

@@ -13,6 +13,7 @@ from torch import nn
 
 from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
+from latentdiff.models import learned_word
 from latentdiff.models.lora import layers as lora
 from latentdiff.training.feeds.feed import Feed
 from latentdiff.training.frozen import copy_weights
@@ -24,6 +25,9 @@ def how_to_load(config: TextToImageConfig, export: Path) -> list[str]:
     """Options of `latentdiff generate` that draw with an export."""
     if config.method == "lora":
         return ["--model", str(config.base), "--lora", str(export)]
+    if config.method == "embedding":
+        word = export / config.embedding.file_name
+        return ["--model", str(config.base), "--embedding", str(word)]
     return ["--model", str(export)]
 
 
@@ -54,23 +58,39 @@ def save_lora_files(
     folder: Path,
 ) -> None:
     """Write the LoRA in both layouts, with what it was made from."""
-    words = (word.strip() for word in config.captions.trigger_words.split(","))
-    lora.save_lora(
-        folder,
-        module.unet,
-        module.text_encoder,
-        lora.LoraMetadata(
-            base=Path(str(config.base)).name,
-            base_sha256=dict(networks.hashes),
-            data_fingerprint=feed.fingerprint,
-            trigger_words=tuple(word for word in words if word),
-            training_prompt=next(iter(feed.prompts()), ""),
-        ),
+    lora.save_lora(folder, module.unet, module.text_encoder, _metadata(config, networks, feed))
+
+
+def save_word_file(
+    module: UNetModule,
+    config: TextToImageConfig,
+    networks: bundles.Bundle,
+    feed: Feed,
+    folder: Path,
+) -> None:
+    """Write the word that was taught, with what it was made from."""
+    assert module.text_encoder is not None
+    metadata = _metadata(config, networks, feed)
+    learned_word.save_word(folder, module.text_encoder, config.embedding, metadata)
+
+
+def _metadata(config: TextToImageConfig, networks: bundles.Bundle, feed: Feed) -> lora.LoraMetadata:
+    words = (word.strip() for word in config.words_of_captions.trigger_words.split(","))
+    return lora.LoraMetadata(
+        base=Path(str(config.base)).name,
+        base_sha256=dict(networks.hashes),
+        data_fingerprint=feed.fingerprint,
+        trigger_words=tuple(word for word in words if word),
+        training_prompt=next(iter(feed.prompts()), ""),
     )
 
 
 def initialise(module: UNetModule, config: TextToImageConfig, folder: Path) -> None:
-    """Starting weights from what `save_model` or `save_lora_files` wrote; strict."""
+    """Starting weights from what this module's functions wrote; strict."""
+    if config.method == "embedding":
+        assert module.text_encoder is not None
+        learned_word.initialise_word(folder, module.text_encoder, config.embedding)
+        return
     if config.method == "lora":
         lora.initialise_lora(folder, module.unet, module.text_encoder)
         return

@@ -11,6 +11,7 @@ from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.geometry import Geometry, of_configs
+from latentdiff.models.learned_word import teach
 from latentdiff.models.lora.layers import add_lora
 from latentdiff.models.presets import build_unet
 from latentdiff.training.frozen import load_text_encoder, load_vae
@@ -20,6 +21,8 @@ from latentdiff.training.tasks.text_to_image.text_to_image_config import TextToI
 def load_networks(config: TextToImageConfig) -> Bundle:
     """Build or load the networks, and mark what learns; all of them float32, on the CPU."""
     networks = _of_base(config) if config.base is not None else _from_nothing(config)
+    if config.method == "embedding":
+        networks = teach(networks, config.embedding)
     _mark(networks, config)
     return networks
 
@@ -69,11 +72,12 @@ def _from_nothing(config: TextToImageConfig) -> Bundle:
 
 
 def _mark(networks: Bundle, config: TextToImageConfig) -> None:
-    """Set what requires grad: everything, or the LoRA that is added here."""
+    """Set what requires grad: everything, or the LoRA that is added here, or a word's vectors,
+    which do already."""
     trained = networks.text_encoder if config.train_text_encoder else None
     if config.method == "lora":
         add_lora(networks.unet, trained, config.lora, config.train.seed)
-    else:
+    elif config.method == "full":
         networks.unet.requires_grad_(True)
         if trained is not None:
             trained.requires_grad_(True)

@@ -44,6 +44,7 @@ from latentdiff.training.tasks.text_to_image.exports import (
     initialise,
     save_lora_files,
     save_model,
+    save_word_file,
 )
 from latentdiff.training.tasks.text_to_image.module import Batch, UNetModule
 from latentdiff.training.tasks.text_to_image.networks import (
@@ -84,6 +85,7 @@ class TextToImageTask:
     def __init__(
         self, config: TextToImageConfig, context: RunContext, draw: Draw | None = None
     ) -> None:
+        config.refuse_nameless_word()
         if context.kept is None:
             config.pictures.refuse_missing()
         self.config, self.draw, self.run = config, draw, context.folder
@@ -102,7 +104,7 @@ class TextToImageTask:
             self.networks.unet,
             self.noising,
             self.frozen,
-            self.networks.text_encoder if config.train_text_encoder else None,
+            self.networks.text_encoder if config.learns_text else None,
         )
         self._feed: Feed | None = None
         self._pairs: FixedPairs | None = None
@@ -146,7 +148,8 @@ class TextToImageTask:
     def _feed_settings(self) -> FeedSettings:
         return FeedSettings(
             data=self.config.pictures,
-            captions=self.config.captions,
+            captions=self.config.words_of_captions,
+            need_captions=self.config.method != "embedding",
             crop=self.config.crop,
             size=image_size(self.networks, self.config.pictures.sizes.resolution),
             multiple=geometry_of(self.networks).coarsest,
@@ -159,7 +162,7 @@ class TextToImageTask:
         config = self.config
         if config.cache is None:
             return None
-        fixed_texts = static(config.captions) and not config.train_text_encoder
+        fixed_texts = static(config.captions) and not config.learns_text
         encoders = Encoders(
             vae=self.networks.vae,
             text_encoder=self.networks.text_encoder,
@@ -295,9 +298,12 @@ class TextToImageTask:
         )
 
     def export(self, module: UNetModule, folder: Path) -> None:
-        """Write a whole model that `generate --model` and diffusers open, or the LoRA's files."""
+        """Write a whole model that `generate --model` and diffusers open, or the LoRA's or word's
+        files."""
         if self.config.method == "lora":
             save_lora_files(module, self.config, self.networks, self.feed, folder)
+        elif self.config.method == "embedding":
+            save_word_file(module, self.config, self.networks, self.feed, folder)
         else:
             save_model(self._bundle(module), folder, words=self.feed.words())
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from latentdiff.data.captions import CaptionConfig
 from latentdiff.diffusion.noise_schedule import NoiseSchedule
+from latentdiff.diffusion.prediction_types import Prediction
 from latentdiff.errors import UserError
+from latentdiff.models.learned_word import EmbeddingConfig
 from latentdiff.models.lora.layers import LoraConfig
 from latentdiff.schedulers.scheduler_config import SchedulerConfig
 from latentdiff.training.feeds.data_config import DataConfig
@@ -46,13 +48,14 @@ class TextToImageConfig:
         "tiny": "three steps of a toy, to see that all works.",
         "full": "all weights of --base on your images.",
         "lora": "a LoRA beside --base on your images.",
+        "embedding": "one new word of --base on a few of your images; with --token, --init-word.",
     }
 
     base: str | None = None
     """Model to fine-tune: snowglobe, a diffusers folder, or a hub id. Without one, train from
     nothing."""
-    method: Literal["full", "lora"] = "full"
-    """Train all weights of the U-Net, or a LoRA beside them."""
+    method: Literal["full", "lora", "embedding"] = "full"
+    """Train all weights of the U-Net, a LoRA beside them, or the vectors of one new word."""
     train_text_encoder: bool = False
     """Teach the text encoder too, by the same method: for words that it never met. Texts are then
     encoded anew in every step, which takes longer."""
@@ -76,6 +79,7 @@ class TextToImageConfig:
     pictures: DataConfig = field(default_factory=DataConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     num_train_timesteps: int = 1000
     """From nothing: T, the number of forward steps. A base brings its own schedule."""
     beta_schedule: str = "scaled_linear"
@@ -86,7 +90,7 @@ class TextToImageConfig:
     """From nothing: β of the last step."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that x_T is pure noise (Lin et al. 2023); not with epsilon."""
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
+    prediction_type: Prediction | None = None
     """What the U-Net predicts. By default what the base does, epsilon from
     nothing."""
     weighting: str = "min_snr"
@@ -126,6 +130,11 @@ class TextToImageConfig:
             raise UserError("a LoRA needs a model to stand beside: give --base")
         if self.train_text_encoder and self.base is None:
             raise UserError("train_text_encoder goes with --base; from nothing, use `train clip`")
+        word = self.embedding
+        if self.method != "embedding" and (word.token or word.init_word):
+            raise UserError("a token is taught by --method embedding alone: give that too")
+        if self.method == "embedding" and self.train_text_encoder:
+            raise UserError("--method embedding teaches one word: leave out --train-text-encoder")
         own = self.pictures.data is not None
         if own and self.pool is not None:
             raise UserError("both --data and --pool were given; give one")
@@ -145,10 +154,33 @@ class TextToImageConfig:
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             refuse_epsilon()
 
+    def refuse_nameless_word(self) -> None:
+        """UserError where a word is to be taught and what that needs is not all given."""
+        if self.method != "embedding":
+            return
+        if self.base is None or self.pictures.data is None:
+            raise UserError("a word is taught to a model by pictures: give --base and --data")
+        if not self.embedding.token or not self.embedding.init_word:
+            raise UserError(
+                "a word needs its name and what it starts from: give --token and --init-word, "
+                'such as --token "<my-cat>" --init-word cat'
+            )
+
+    @property
+    def learns_text(self) -> bool:
+        """Whether the context of a caption changes with the training."""
+        return self.train_text_encoder or self.method == "embedding"
+
+    @property
+    def words_of_captions(self) -> CaptionConfig:
+        """What becomes of captions; a word that is taught stands in every one."""
+        trigger, token = self.captions.trigger_words, self.embedding.token
+        if self.method != "embedding" or token in trigger:
+            return self.captions
+        return replace(self.captions, trigger_words=f"{token}, {trigger}".removesuffix(", "))
+
     def scheduler_config(self, base: SchedulerConfig | None = None) -> SchedulerConfig:
         """The scheduler config that samples from this training; `base` is the base model's."""
-        from dataclasses import replace
-
         found = base or SchedulerConfig(
             class_name="DDIMScheduler",
             num_train_timesteps=self.num_train_timesteps,
@@ -254,6 +286,22 @@ PRESETS: dict[str, TextToImageConfig] = {
             warmup_steps=20,
             ema_decay=0.99,
             channels_last=True,
+            validate_every=100,
+            sheet_every=100,
+        ),
+    ),
+    # diffusers' and A1111's habit: no dropped captions, no decay, a large rate for few numbers.
+    "embedding": TextToImageConfig(
+        base="snowglobe",
+        method="embedding",
+        captions=CaptionConfig(caption_dropout=0.0),
+        train=TrainConfig(
+            batch_size=4,
+            steps=1000,
+            learning_rate=5e-3,
+            weight_decay=0.0,
+            warmup_steps=20,
+            ema_decay=0.99,
             validate_every=100,
             sheet_every=100,
         ),
