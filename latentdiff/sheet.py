@@ -43,10 +43,21 @@ def contact_sheet(
     rows = -(-len(images) // columns)
     size = (columns * (width + gap) - gap + 2 * edge, rows * (height + gap) - gap + 2 * edge)
     sheet = Image.new("RGB", size, ground)
-    for k, image in enumerate(images):
-        row, column = divmod(k, columns)
-        sheet.paste(image, (edge + column * (width + gap), edge + row * (height + gap)))
+    for image, box in zip(
+        images, boxes(len(images), (width, height), columns, gap, edge), strict=True
+    ):
+        sheet.paste(image, box[:2])
     return sheet
+
+
+def boxes(
+    count: int, size: tuple[int, int], columns: int, gap: int, margin: int
+) -> list[tuple[int, int, int, int]]:
+    """(left, top, right, bottom) of each of `count` pictures on a contact sheet; size: of one."""
+    width, height = size
+    places = [divmod(k, columns) for k in range(count)]
+    corners = [(margin + c * (width + gap), margin + r * (height + gap)) for r, c in places]
+    return [(x, y, x + width, y + height) for x, y in corners]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from latentdiff import config as configs
 from latentdiff.devices import DeviceName, DtypeName
-from latentdiff.errors import UserError
+from latentdiff.errors import UserError, needs_extra
 from latentdiff.progress import stage
 from latentdiff.web.limits import Limits
 
@@ -71,9 +71,7 @@ def main(argv: Sequence[str]) -> int:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            f"the page needs {error.name}; install it with: pip install 'latentdiff[web]'"
-        ) from error
+        raise needs_extra("the page", error, extra="web") from error
     from latentdiff.web import serve
 
     access = access_of(config)

@@ -24,11 +24,13 @@ Batch = dict[str, "torch.Tensor"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """A contact sheet of pictures, in rows, with the prompt and the command of each."""
+    """A contact sheet of pictures, in rows, with the prompt and the command of each, and where it
+    stands on the sheet: left, top, right, bottom."""
 
     image: Image.Image
     prompts: tuple[str, ...]
     commands: tuple[str, ...]
+    boxes: tuple[tuple[int, int, int, int], ...]
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ import pytest
 import tiny
 from PIL import Image
 
+from latentdiff.cli.draw.generate import slug
 from latentdiff.cli.main import run
 from latentdiff.pipelines import TextToImagePipeline
 from latentdiff.pipelines.recipes.picture_file import read_recipe, read_recipes
@@ -89,6 +90,15 @@ def test_no_prompt_makes_a_name_that_leaves_the_folder(
     (name,) = names(elsewhere)
     assert len(name.encode()) < 256
     assert read_recipe(elsewhere / name).request.prompt == prompt
+
+
+def test_names_hold_no_letter_that_the_system_cannot_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert slug("a 猫 café, \udcff") == "a-猫-café"
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    assert slug("a 猫 café") == "a-caf"
+    assert slug("猫") == "picture"
 
 
 def test_prompts_come_from_the_line_and_from_a_file_and_seeds_count_up(

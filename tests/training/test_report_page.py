@@ -16,6 +16,7 @@ from run_task import run_task
 from latentdiff import seeding
 from latentdiff.cli.main import run as command_line
 from latentdiff.errors import UserError
+from latentdiff.sheet import boxes, contact_sheet
 from latentdiff.training.paired_losses import Group, PairedLosses
 from latentdiff.training.record import environment
 from latentdiff.training.record.run_history import read_history
@@ -127,6 +128,28 @@ def test_sheets_are_inside_as_they_were_drawn(folder: Path) -> None:
     # The newest comes first.
     assert found == [(folder / "sheets" / f"step-{s:08d}.png").read_bytes() for s in (60, 0)]
     assert 'latentdiff generate "a <cat>" --seed 3' in tags.text
+
+
+def test_the_newest_pictures_stand_over_their_prompts(folder: Path) -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    pictures = [Image.new("RGB", (6, 4), colour) for colour in colours]
+    contact_sheet(pictures, columns=2, gap=2).save(folder / "sheets" / "step-00000060.png")
+    places = boxes(3, (6, 4), 2, 2, 2)
+    told = [
+        {"prompt": f"{HOSTILE} {k}", "command": f"draw {k}", "box": list(box)}
+        for k, box in enumerate(places)
+    ]
+    (folder / "sheets" / "step-00000060.json").write_text(json.dumps({"pictures": told}))
+    tags = Tags(write_report(folder).read_text("utf-8"))
+    assert len(tags.sources) == 3 + 1  # and the sheet of step 0
+    for k, colour in enumerate(colours):
+        picture = Image.open(io.BytesIO(base64.b64decode(tags.sources[k].partition(",")[2])))
+        assert picture.size == (6, 4) and picture.getpixel((3, 2)) == colour
+        assert f"{HOSTILE} {k}" in tags.text
+    for box in ([0, 0, 99, 4], [1, 2], "x", None):  # of no such place: the sheet as it is
+        told[1]["box"] = box
+        (folder / "sheets" / "step-00000060.json").write_text(json.dumps({"pictures": told}))
+        assert len(Tags(write_report(folder).read_text("utf-8")).sources) == 2
 
 
 def test_a_large_sheet_is_scaled_down_and_many_are_picked_from(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,6 +221,9 @@ def number(request: Request) -> str:
 
 
 def slug(prompt: str) -> str:
-    """A file name made of a prompt: letters and digits, dashes between."""
+    """A file name made of a prompt: letters and digits, dashes between, as far as names on this
+    system can hold them."""
+    encoding = sys.getfilesystemencoding()
+    prompt = prompt.encode(encoding, "ignore").decode(encoding)
     words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-")
     return words[:LONGEST_NAME].rstrip("-") or "picture"

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from latentdiff import seeding
-from latentdiff.errors import UserError
+from latentdiff.errors import UserError, needs_extra
 from latentdiff.models.lora.changes import Pair
 from latentdiff.models.lora.formats import (
     KOHYA_NAME,
@@ -129,11 +129,17 @@ def add_lora(
     return names
 
 
-def _inject(part: str, network: nn.Module, pattern: str, config: LoraConfig) -> None:
+def require_peft() -> Any:
+    """The module peft; UserError with the line that installs it."""
     try:
         import peft
-    except ImportError:
-        raise UserError("training a LoRA needs peft: pip install 'latentdiff[lora]'") from None
+    except ImportError as error:
+        raise needs_extra("training a LoRA", error, extra="lora") from error
+    return peft
+
+
+def _inject(part: str, network: nn.Module, pattern: str, config: LoraConfig) -> None:
+    peft = require_peft()
     assert not list(_wrappers(network)), f"the {part} has a LoRA already"
     chosen = [
         name

@@ -57,8 +57,8 @@ class Evaluator:
             return
         place = self.folder.sheets / f"step-{step:08d}.png"
         if isinstance(sheet, Sheet):
-            rows = zip(sheet.prompts, sheet.commands, strict=True)
-            content = [{"prompt": prompt, "command": command} for prompt, command in rows]
+            rows = zip(sheet.prompts, sheet.commands, sheet.boxes, strict=True)
+            content = [{"prompt": p, "command": c, "box": list(b)} for p, c, b in rows]
             files.write_json(place.with_suffix(".json"), {"step": step, "pictures": content})
             sheet = sheet.image
         with files.atomic_path(place) as path:

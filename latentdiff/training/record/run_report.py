@@ -146,11 +146,32 @@ def _samples(history: RunHistory) -> Html | None:
     return page.section(
         "Samples",
         page.element("h3", f"Step {last.step:,}"),
-        _sheet(last, history.notes),
+        _prompted(last) or _sheet(last, history.notes),
         _recipe(last.recipe),
         page.element("div", *figures, class_="charts") if earlier else "",
         note=note,
     )
+
+
+def _prompted(sheet: Sheet) -> Html | None:
+    """A sheet's pictures, each over its prompt; None where it is not told which is where."""
+    told = sheet.recipe.get("pictures") if isinstance(sheet.recipe, Mapping) else None
+    found = [(p.get("box"), p.get("prompt")) for p in _list(told) if isinstance(p, Mapping)]
+    shown = []
+    try:
+        with Image.open(sheet.file) as opened:
+            whole = opened.convert("RGB")
+        for box, prompt in found:
+            left, top, right, bottom = map(int, box)  # type: ignore[arg-type]
+            if not (0 <= left < right <= whole.width and 0 <= top < bottom <= whole.height):
+                return None
+            buffer = io.BytesIO()
+            whole.crop((left, top, right, bottom)).save(buffer, "PNG")
+            data, kind = _small(buffer.getvalue())
+            shown.append((page.image(data, kind, alt=str(prompt)), prompt))
+    except (OSError, ValueError, TypeError, Image.DecompressionBombError):
+        return None
+    return page.pictures(shown) if shown else None
 
 
 def _sheet(sheet: Sheet, notes: list[str]) -> Html:
@@ -164,7 +185,10 @@ def _sheet(sheet: Sheet, notes: list[str]) -> Html:
 
 def _embedded(file: Path) -> tuple[bytes, str]:
     """The sheet's bytes and media type; a large one is scaled down and becomes a JPEG."""
-    data = file.read_bytes()
+    return _small(file.read_bytes())
+
+
+def _small(data: bytes) -> tuple[bytes, str]:
     with Image.open(io.BytesIO(data)) as opened:
         opened.load()
         if len(data) <= _SHEET_BYTES and opened.format == "PNG":

@@ -297,12 +297,15 @@ def _scalars(differences: tuple[Difference, ...]) -> dict[str, float]:
 
 
 def change(row: Difference) -> tuple[str, str]:
-    """Difference and standard error, with as many digits as the error lends meaning to."""
+    """Difference and standard error, with as many digits as the error lends meaning to; of one
+    picture there is no error, "?"."""
+    known = math.isfinite(row.standard_error)
     scale = row.standard_error if row.standard_error > 0 else abs(row.difference)
     digits = 4
     if math.isfinite(scale) and scale > 0:
         digits = min(9, max(4, 1 - math.floor(math.log10(scale))))
-    return f"{row.difference:+.{digits}f}", f"{row.standard_error:.{digits}f}"
+    error = f"{row.standard_error:.{digits}f}" if known else "?"
+    return f"{row.difference:+.{digits}f}", error
 
 
 def _line(
@@ -322,6 +325,8 @@ def _line(
         text = f"{row.group} loss {row.mean_now:.4f}"
         if since is not None:
             verdict = "" if row.significant else ", not significant"
+            if not math.isfinite(row.standard_error):
+                verdict = ", of one picture"
             text += f" ({' ± '.join(change(row))} since step {since}{verdict})"
         parts.append(text)
     line = f"step {step}: " + "; ".join(parts or ["no validation pairs"])

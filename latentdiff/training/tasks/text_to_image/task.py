@@ -28,7 +28,8 @@ from latentdiff.diffusion import objective
 from latentdiff.diffusion.objective import Noising
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
-from latentdiff.sheet import contact_sheet
+from latentdiff.models.lora.layers import require_peft
+from latentdiff.sheet import boxes, contact_sheet
 from latentdiff.training.context import RunContext
 from latentdiff.training.feeds.caption_tokens import CaptionTokens
 from latentdiff.training.feeds.encode_cache import CacheSettings, Encoders
@@ -55,6 +56,8 @@ from latentdiff.training.tasks.text_to_image.networks import (
 from latentdiff.training.tasks.text_to_image.pairs import FixedPairs
 from latentdiff.training.tasks.text_to_image.text_to_image_config import TextToImageConfig
 
+COLUMNS, GAP = 4, 2
+"""Of the sample sheets; pixels between pictures and around them."""
 Draw = Callable[
     [Bundle, Sequence[str], Sequence[int], int | None, float | None, text.Long], list[Image.Image]
 ]
@@ -86,6 +89,8 @@ class TextToImageTask:
         self, config: TextToImageConfig, context: RunContext, draw: Draw | None = None
     ) -> None:
         config.refuse_nameless_word()
+        if config.method == "lora":
+            require_peft()
         if context.kept is None:
             config.pictures.refuse_missing()
         self.config, self.draw, self.run = config, draw, context.folder
@@ -264,9 +269,10 @@ class TextToImageTask:
         images = self.draw(self._bundle(module), prompts, seeds, steps, guidance, long)
         commands = [self._command(self.run, p, s) for p, s in zip(prompts, seeds, strict=True)]
         return Sheet(
-            image=contact_sheet([np.asarray(image) for image in images], columns=4, gap=2),
+            image=contact_sheet([np.asarray(image) for image in images], COLUMNS, GAP),
             prompts=tuple(prompts),
             commands=tuple(commands),
+            boxes=tuple(boxes(len(images), images[0].size, COLUMNS, GAP, GAP)),
         )
 
     def try_out(self, export: Path) -> str:
