@@ -137,8 +137,8 @@ class Factors(Change):
             return found[f"w{index}"]
         a, b = found[f"w{index}_a"], found[f"w{index}_b"]
         core = found.get(f"t{index}")
-        if core is None:
-            return a @ b.flatten(1)
+        if core is None:  # OneTrainer keeps a convolution's as kernels, 4-D
+            return a.flatten(1) @ b.flatten(1)
         return torch.einsum("ij...,ip,jr->pr...", core, a, b)
 
 

@@ -12,7 +12,8 @@ These spellings are read:
   `text_encoder.….q_proj.lora_linear_layer.up.weight`
 - kohya-ss: `lora_unet_mid_block_attentions_0_proj_in.lora_down.weight`, `lora_te_….alpha`; also
   with the block names of the original Stable Diffusion code (`lora_unet_input_blocks_1_1_…`)
-- LyCORIS: the same with `hada_…`, `lokr_…`, `dora_scale`, `diff`, and below `lycoris_`
+- LyCORIS: the same with `hada_…`, `lokr_…`, `dora_scale`, `diff`, `w_norm`, and below `lycoris_`
+- ai-toolkit: kohya's with `magnitude` for DoRA's
 - ComfyUI: `diffusion_model.….lora_up.weight`, `text_encoders.clip_l.transformer.…`
 """
 
@@ -49,8 +50,11 @@ _KOHYA_ROLES = {
     "alpha": "alpha",
     "dora_scale": "magnitude",
     "lora_magnitude_vector": "magnitude",
+    "magnitude": "magnitude",
     "diff": "diff",
     "diff_b": "bias",
+    "w_norm": "diff",
+    "b_norm": "bias",
 }
 _DOTTED = re.compile(
     r"(?P<module>.+?)(?:"
@@ -58,8 +62,8 @@ _DOTTED = re.compile(
     r"|(?P<up>(?:\.lora_B(?:\.default)?|[._]lora\.up|\.lora_linear_layer\.up|\.lora_up)\.weight)"
     r"|(?P<mid>\.lora_mid\.weight)"
     r"|(?P<pair_bias>\.lora_B(?:\.default)?\.bias)"
-    r"|(?P<magnitude>\.(?:dora_scale|lora_magnitude_vector(?:\.default)?(?:\.weight)?))"
-    r"|(?P<diff>\.diff)|(?P<bias>\.diff_b)"
+    r"|(?P<magnitude>\.(?:dora_scale|magnitude|lora_magnitude_vector(?:\.default)?(?:\.weight)?))"
+    r"|(?P<diff>\.(?:diff|w_norm))|(?P<bias>\.(?:diff_b|b_norm))"
     rf"|(?P<factor>\.(?:{_FACTORS})(?:\.default)?)"
     r"|(?P<alpha>(?:\.lora)?\.alpha))"
 )
@@ -71,7 +75,8 @@ _WORDS = (
     *("ff", "net", "proj", "proj_in", "proj_out", "conv", "conv1", "conv2", "conv_in", "conv_out"),
     *("conv_shortcut", "time_emb_proj", "time_embedding", "linear_1", "linear_2", "text_model"),
     *("encoder", "layers", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "mlp"),
-    *("fc1", "fc2", "add_embedding", "pool"),
+    *("fc1", "fc2", "add_embedding", "pool", "norm", "norm1", "norm2", "norm3", "conv_norm_out"),
+    *("layer_norm1", "layer_norm2", "final_layer_norm"),
 )
 _WORD = re.compile(rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))}|\d+)(?=_|$)")
 _ORIGINAL = re.compile(r"(input_blocks|output_blocks)_(\d+)_(\d+)_(.+)|middle_block_(\d+)_(.+)")
@@ -80,9 +85,12 @@ _ORIGINAL_ENDS = {
     "time_embed_0": "time_embedding_linear_1",
     "time_embed_2": "time_embedding_linear_2",
     "input_blocks_0_0": "conv_in",
+    "out_0": "conv_norm_out",
     "out_2": "conv_out",
 }
 _ORIGINAL_INNER = {
+    "in_layers_0": "norm1",
+    "out_layers_0": "norm2",
     "in_layers_2": "conv1",
     "out_layers_3": "conv2",
     "emb_layers_1": "time_emb_proj",

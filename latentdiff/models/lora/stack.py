@@ -173,7 +173,9 @@ class LoraStack:
         for part in PARTS:
             for name, module in getattr(self.bundle, part).named_modules():
                 assert not hasattr(module, "base_layer"), f"the {part} has peft's layers"
-                if isinstance(module, nn.Linear | nn.Conv2d):
+                if isinstance(module, nn.Linear | nn.Conv2d) or (
+                    isinstance(module, nn.GroupNorm | nn.LayerNorm) and module.weight is not None
+                ):
                     found[f"{part}.{name.removeprefix(TEXT_PREFIX)}"] = module
         return found
 
