@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -190,7 +191,7 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(_one_line(captured.getvalue(), prog)) from None
+        raise UserError(_one_line(captured.getvalue(), prog, cls)) from None
 
 
 def _take(argv: list[str], names: Sequence[str], prog: str) -> tuple[list[str], dict[str, str]]:
@@ -211,7 +212,7 @@ def _take(argv: list[str], names: Sequence[str], prog: str) -> tuple[list[str], 
     return rest, chosen
 
 
-def _one_line(text: str, prog: str) -> str:
+def _one_line(text: str, prog: str, cls: type[Any]) -> str:
     """tyro's boxed error message as one line: what is wrong, and the nearest right name."""
     lines = [line.strip("│┃ ╭╮╰╯─━\n") for line in text.splitlines() if not line.startswith("╭")]
     body: list[str] = []
@@ -233,4 +234,17 @@ def _one_line(text: str, prog: str) -> str:
         return f"unknown {kind} {' '.join(wrong)}; {hint}"
     if first.startswith("Missing from"):
         return f"missing: {' '.join(rest).removesuffix(' (required)')}"
-    return " ".join(body)
+    return _of_value(" ".join(body), cls)
+
+
+def _of_value(message: str, cls: type[Any]) -> str:
+    """What tyro says of a value, in the words of the option's help."""
+    expected = {option.flag: option.value for option in option_help.options_of(cls)}
+    if found := re.match(r"Missing value for argument '(--[\w-]+)'", message):
+        return f"{found[1]} needs a value: {expected.get(found[1], '')}".rstrip(": ")
+    if found := re.match(r"Error parsing (--[\w-]+): .*?('[^']*')\]?\.?$", message):
+        return f"{found[1]} is {found[2]}; expected {expected.get(found[1], 'another value')}"
+    if found := re.match(r"invalid choice '(.*)' for argument '(--[\w-]+)'", message):
+        choices = expected.get(found[2], "").strip("{}").split(",")
+        return f"{found[2]} is {found[1]!r}; expected one of {', '.join(choices)}"
+    return message

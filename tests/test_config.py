@@ -77,7 +77,14 @@ def test_a_mistake_in_a_file_is_a_user_error_that_helps(
     [
         (["--step", "3"], r"^unknown option --step; did you mean --steps\?$"),
         (["3"], "^unknown argument 3; see"),
-        (["--steps", "x"], "--steps"),
+        (["--steps", "x"], r"^--steps is 'x'; expected INT$"),
+        (["--max-minutes", "x"], r"^--max-minutes is 'x'; expected FLOAT$"),
+        (["--steps"], r"^--steps needs a value: INT$"),
+        (["--betas", "1"], r"^--betas needs a value: FLOAT FLOAT$"),
+        (
+            ["--kind", "fany"],
+            r"^--kind is 'fany'; expected one of plain, fancy$",
+        ),
         (["--steps", "0"], "at least 1"),
         (["--preset", "lng"], "long"),
         (["--config"], "needs a value"),

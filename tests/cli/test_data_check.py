@@ -118,7 +118,10 @@ def test_the_model_sets_buckets_and_an_unknown_one_is_a_mistake(folder, capsys):
     [
         (("--workers=0",), "at least 1"),
         (("--seconds=0",), "more than 0"),
-        (("--captions-from=me",), "invalid choice 'me'"),
+        (
+            ("--captions-from=me",),
+            "is 'me'; expected one of metadata, sidecars, png",
+        ),
         (("--html=page.txt",), "must end in .html"),
         (("--fix=/usable.csv",), "must end in .jsonl"),
     ],
