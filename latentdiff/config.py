@@ -244,7 +244,7 @@ def _of_value(message: str, cls: type[Any]) -> str:
         return f"{found[1]} needs a value: {expected.get(found[1], '')}".rstrip(": ")
     if found := re.match(r"Error parsing (--[\w-]+): .*?('[^']*')\]?\.?$", message):
         return f"{found[1]} is {found[2]}; expected {expected.get(found[1], 'another value')}"
-    if found := re.match(r"invalid choice '(.*)' for argument '(--[\w-]+)'", message):
+    if found := re.search(r"invalid choice '(.*)' for argument '(--[\w-]+)'", message):
         choices = expected.get(found[2], "").strip("{}").split(",")
         return f"{found[2]} is {found[1]!r}; expected one of {', '.join(choices)}"
     return message

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 A1111_NAME = "emb_params"
 MOST_VECTORS = 75
+_HASH = "embedding "
+"""What stands before a learned word among a bundle's hashes."""
 _PRIVATE = 0xF0000
 """First of Unicode's private characters that stand for the vectors inside the tokenizer."""
 
@@ -80,15 +82,28 @@ def read_embedding(path: Path, token: str | None = None) -> Embedding:
     return Embedding(word, vectors, path, sha256_file(path))
 
 
+def learned_words(bundle: Bundle) -> list[str]:
+    """The words that were added to a model."""
+    return [name.removeprefix(_HASH) for name in bundle.hashes if name.startswith(_HASH)]
+
+
 @torch.no_grad()
 def add_embedding(bundle: Bundle, embedding: Embedding) -> Bundle:
     """The model with a word more. Its text encoder grows in place; the tokenizer is a new one.
 
     The word is found as a whole word, in the case it was written in, and takes one token of the
-    prompt for each vector. UserError where the widths differ.
+    prompt for each vector. UserError where the widths differ, and where another file has the word.
     """
     from tokenizers import AddedToken, Regex, normalizers
 
+    there = bundle.hashes.get(_HASH + embedding.token)
+    if there == embedding.sha256:
+        return bundle
+    if there is not None:
+        raise UserError(
+            f"two files teach the word {embedding.token!r}, the second is {embedding.path}; give "
+            "one of them another: FILE:WORD"
+        )
     table: Any = bundle.text_encoder.get_input_embeddings()
     count, width = embedding.vectors.shape
     if width != table.weight.shape[1]:
@@ -113,5 +128,5 @@ def add_embedding(bundle: Bundle, embedding: Embedding) -> Bundle:
     table = bundle.text_encoder.get_input_embeddings()
     table.weight[torch.tensor(ids)] = embedding.vectors.to(table.weight)
     table.requires_grad_(False)
-    hashes = plus(bundle.hashes, f"embedding {embedding.token}", embedding.sha256)
+    hashes = plus(bundle.hashes, _HASH + embedding.token, embedding.sha256)
     return dataclasses.replace(bundle, tokenizer=tokenizer, hashes=hashes)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from latentdiff import files
+from latentdiff.conditioning.text import uncut
 from latentdiff.errors import UserError
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.embedding import MOST_VECTORS, Embedding, add_embedding, read_embedding
@@ -87,8 +88,8 @@ def teach(bundle: Bundle, config: EmbeddingConfig) -> Bundle:
 def initial_vectors(bundle: Bundle, config: EmbeddingConfig) -> Tensor:
     """(n, D): those of the tokens of `init_word`, spread over the word's as A1111 spreads them
     (modules/textual_inversion/textual_inversion.py, create_embedding)."""
-    tokenizer: Any = bundle.tokenizer
-    ids = tokenizer(config.init_word, add_special_tokens=False).input_ids
+    (words,) = uncut(bundle.tokenizer, [config.init_word])
+    ids = words.ids
     if not ids:
         raise UserError(f"init_word {config.init_word!r} has no tokens; expected a known word: cat")
     table: Any = bundle.text_encoder.get_input_embeddings()

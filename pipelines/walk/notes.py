@@ -8,6 +8,7 @@ from typing import Any
 
 from latentdiff.conditioning import text, weighted_text
 from latentdiff.models.bundle import Bundle
+from latentdiff.models.embedding import learned_words
 from latentdiff.models.geometry import Geometry
 from latentdiff.pipelines.request import Request
 
@@ -76,12 +77,12 @@ def without_effect(geometry: Geometry, requests: Sequence[Request]) -> list[str]
 def unknown_words(bundle: Bundle, prompts: Sequence[str], known: Sequence[str] = ()) -> list[str]:
     """Words that the model's captions never held, for models that say which they did.
 
-    known: more words, such as those that LoRAs bring.
+    known: more words, such as those that LoRAs bring. Learned words that were added are known.
     """
     vocabulary = bundle.card.get("vocabulary")
     if not vocabulary:
         return []
-    vocabulary = [*vocabulary, *" ".join(known).split()]
+    vocabulary = [*vocabulary, *" ".join(known).split(), *learned_words(bundle)]
     strange: dict[str, list[str]] = {}
     for prompt in prompts:
         strange |= text.unknown_words(prompt, vocabulary)

@@ -15,7 +15,13 @@ from safetensors.torch import save_file
 from latentdiff.conditioning.text import tokenize
 from latentdiff.errors import UserError
 from latentdiff.models.bundle import Bundle
-from latentdiff.models.embedding import add_embedding, parse_embedding, read_embedding
+from latentdiff.models.embedding import (
+    add_embedding,
+    learned_words,
+    parse_embedding,
+    read_embedding,
+)
+from latentdiff.pipelines.walk import notes
 
 
 @pytest.fixture
@@ -59,6 +65,39 @@ def test_two_words_stand_side_by_side(bundle: Bundle, tmp_path: Path) -> None:
     ids = tokenize(bundle.tokenizer, ["one two"]).input_ids[0].tolist()
     assert len(set(ids[1:5])) == 4
     assert min(ids[1:5]) >= len(bundle.tokenizer) - 4
+
+
+def test_a_file_given_twice_counts_once_and_two_files_cannot_share_a_word(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        save_file({"<cat>": torch.randn(2, 32)}, tmp_path / f"{name}.safetensors")
+    one, two = (read_embedding(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    taught = add_embedding(bundle, one)
+    assert add_embedding(taught, one) is taught
+    assert learned_words(taught) == ["<cat>"]
+    with pytest.raises(UserError, match=r"two files teach the word '<cat>', .* FILE:WORD"):
+        add_embedding(taught, two)
+    renamed = dataclasses.replace(two, token="<dog>")
+    assert learned_words(add_embedding(taught, renamed)) == ["<cat>", "<dog>"]
+
+
+def test_a_learned_word_is_none_that_the_captions_never_held(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    save_file({"my-zorb": torch.randn(1, 32)}, tmp_path / "a.safetensors")
+    bundle = dataclasses.replace(bundle, card={"vocabulary": ["a", "cat"]})
+    assert len(notes.unknown_words(bundle, ["a my-zorb"])) == 2
+    taught = add_embedding(bundle, read_embedding(tmp_path / "a.safetensors"))
+    assert notes.unknown_words(taught, ["a my-zorb"]) == []
+
+
+def test_a_word_that_stands_twice_has_all_its_vectors_twice(bundle: Bundle, tmp_path: Path) -> None:
+    save_file({"<cat>": torch.randn(3, 32)}, tmp_path / "a.safetensors")
+    taught = add_embedding(bundle, read_embedding(tmp_path / "a.safetensors"))
+    ids = tokenize(taught.tokenizer, ["<cat>,a house, <cat>"]).input_ids[0].tolist()
+    own = [number for number in ids if number >= len(taught.tokenizer) - 3]
+    assert own == [*range(len(taught.tokenizer) - 3, len(taught.tokenizer))] * 2
 
 
 def test_a_word_may_be_renamed() -> None:
