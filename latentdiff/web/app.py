@@ -18,17 +18,22 @@ from starlette.routing import Match
 from latentdiff.errors import UserError
 from latentdiff.html.page import printable
 from latentdiff.web import bodies, routes
+from latentdiff.web.drawing_body import draw_body, said_of
 from latentdiff.web.gallery import NoPictureError
 from latentdiff.web.guard import Guard
 from latentdiff.web.jobs import LineFullError
 from latentdiff.web.pages import door, pages
 from latentdiff.web.studio import NoJobError, Studio
+from latentdiff.web.teach.lesson_routes import lessons
+from latentdiff.web.teach.lessons import NoLessonError
+from latentdiff.web.uploads import NoUploadError
 
 log = logging.getLogger(__name__)
 ABOUT = (
     "Pictures from prompts. Send what to draw to `POST /v1/images`, follow the job at "
     "`/v1/jobs/{id}/events`, fetch the picture at `/v1/images/{id}/png`."
 )
+NOT_HERE = (NoPictureError, NoJobError, NoUploadError, NoLessonError)
 
 
 def create_app(studio: Studio) -> FastAPI:
@@ -45,6 +50,7 @@ def create_app(studio: Studio) -> FastAPI:
     app.state.studio = studio
     _add_drawing(app, studio)
     app.include_router(routes.api)
+    app.include_router(lessons)
     app.include_router(door)
     app.include_router(pages)
     app.add_exception_handler(HTTPException, _http_error)
@@ -58,7 +64,7 @@ def create_app(studio: Studio) -> FastAPI:
 
 def _add_drawing(app: FastAPI, studio: Studio) -> None:
     """`POST /v1/images`, whose body depends on the server's limits."""
-    body_type = bodies.draw_body(studio.limits)
+    body_type = draw_body(studio.limits)
 
     def draw(body: Any, studio: Studio, owner: str) -> bodies.JobView:
         return routes.draw(body, studio, owner)
@@ -128,14 +134,11 @@ def _methods(request: Request) -> list[str]:
 def _invalid(request: Request, error: Exception) -> JSONResponse:
     """The first thing that is wrong with a body or a parameter, in one sentence."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path"))
-    reason = str(first["msg"])[:1].lower() + str(first["msg"])[1:]
-    return _answer(422, f"{where}: {reason}" if where else f"the request cannot be read: {reason}")
+    return _answer(422, said_of(error.errors()[0]))
 
 
 def _mistake(request: Request, error: Exception) -> JSONResponse:
-    return _answer(404 if isinstance(error, NoPictureError | NoJobError) else 422, str(error))
+    return _answer(404 if isinstance(error, NOT_HERE) else 422, str(error))
 
 
 def _line_full(request: Request, error: Exception) -> JSONResponse:

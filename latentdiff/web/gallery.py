@@ -6,7 +6,7 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,16 @@ from typing import Any
 from PIL import Image
 
 from latentdiff.errors import UserError
-from latentdiff.pipelines.recipes.picture_file import read_recipe
+from latentdiff.pipelines.recipes.picture_file import read_recipe, read_recipes, save_picture
+from latentdiff.pipelines.sweep import Axis
 from latentdiff.pipelines.walk.batch import Picture
+from latentdiff.sheet import axes_sheet
+from latentdiff.web.uploads import without_paths
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,200}")
 TRASH = "trash"
+INPUTS, LESSONS = "inputs", "lessons"
+"""Folders of the gallery: what was drawn from, and what LoRAs are taught from."""
 
 
 class NoPictureError(UserError):
@@ -27,13 +32,15 @@ class NoPictureError(UserError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One picture of the gallery. recipe: None for a PNG that holds none."""
+    """One picture of the gallery. recipe: of the first picture of a grid of several, with ids in
+    place of files; None for a PNG that holds none. pictures: those of a grid, 1 for another."""
 
     id: str
     created: float
     width: int
     height: int
     recipe: Mapping[str, Any] | None
+    pictures: int = 1
 
 
 class Gallery:
@@ -52,13 +59,21 @@ class Gallery:
 
     def add(self, picture: Picture) -> Entry:
         """Keep a picture; UserError when the disk will not."""
-        now = time.time()
-        stamp = (
-            f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now * 1000) % 1000:03d}"
-        )
-        words = re.sub(r"[^a-z0-9]+", "-", picture.request.prompt.lower()).strip("-")[:40]
-        name = f"{stamp}-{picture.request.seed}-{words or 'picture'}-{secrets.token_hex(2)}"
+        name = _new_name(f"{picture.request.seed}-{slug(picture.request.prompt) or 'picture'}")
         picture.save(self.folder / f"{name}.png")
+        return self.get(name)
+
+    def add_grid(self, picture_ids: Sequence[str], axes: Sequence[Axis]) -> Entry:
+        """Keep the pictures of a sweep once more as one, with its labels and all their recipes."""
+        paths = [self.path(name) for name in picture_ids]
+        images = []
+        for path in paths:
+            with Image.open(path, formats=("PNG",)) as image:
+                images.append(image.convert("RGB"))
+        rows = axes[1].labels() if len(axes) > 1 else [""]
+        sheet = axes_sheet(images, axes[0].labels(), rows)
+        name = _new_name("grid-" + slug(" ".join(axis.name for axis in axes)))
+        save_picture(sheet, self.folder / f"{name}.png", [read_recipe(path) for path in paths])
         return self.get(name)
 
     def path(self, picture_id: str) -> Path:
@@ -113,9 +128,30 @@ def _read(path: Path) -> Entry:
             width, height = image.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path.name} is no picture ({error})") from error
-    recipe: Mapping[str, Any] | None
+    recipe: dict[str, Any] | None
     try:
-        recipe = read_recipe(path).to_json()
+        recipes = read_recipes(path)
+        recipe = recipes[0].to_json()
+        recipe["request"] = without_paths(recipe["request"])
     except UserError:
-        recipe = None
-    return Entry(path.stem, path.stat().st_mtime, width, height, recipe)
+        recipes, recipe = [], None
+    return Entry(
+        id=path.stem,
+        created=path.stat().st_mtime,
+        width=width,
+        height=height,
+        recipe=recipe,
+        pictures=max(1, len(recipes)),
+    )
+
+
+def slug(text: str) -> str:
+    """Letters and digits of a text, for a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-")
+
+
+def _new_name(rest: str) -> str:
+    """A name that sorts by time, and that no other picture has."""
+    now = time.time()
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+    return f"{stamp}-{int(now * 1000) % 1000:03d}-{rest}-{secrets.token_hex(2)}"

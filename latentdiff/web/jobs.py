@@ -17,6 +17,7 @@ from typing import Any, Literal
 from latentdiff.errors import UserError
 
 State = Literal["waiting", "running", "stopping", "done", "stopped", "failed"]
+Kind = Literal["picture", "words", "check", "rehearsal", "training"]
 ENDED: tuple[State, ...] = ("done", "stopped", "failed")
 KEPT = 200
 """Ended jobs that are remembered; older ones are forgotten, their pictures stay."""
@@ -34,7 +35,8 @@ class LineFullError(Exception):
 
 @dataclass(eq=False)
 class Job:
-    """One piece of work. asked: what was asked for, plain values; news: what the work reports.
+    """One piece of work. kind: what it does; asked: what was asked for, plain values; news: what
+    the work reports.
 
     times: seconds since 1970 at which it was `created`, `started` and `ended`, as far as it was.
     """
@@ -42,6 +44,7 @@ class Job:
     owner: str
     asked: Mapping[str, Any]
     work: Callable[[Job], None] = field(repr=False)
+    kind: Kind = "picture"
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     state: State = "waiting"
     error: str | None = None
@@ -61,6 +64,10 @@ class Job:
     def stop_requested(self) -> bool:
         """Whether it was asked to stop."""
         return self._stop.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait a while; True, at once, when the job was asked to stop."""
+        return self._stop.wait(seconds)
 
     def report(self, **news: Any) -> None:
         """Let whoever listens know how far the work is."""
@@ -145,6 +152,11 @@ class Line:
         """An owner's jobs, oldest first."""
         with self._changed:
             return [job for job in self._jobs.values() if job.owner == owner]
+
+    def all(self) -> list[Job]:
+        """Everyone's jobs, oldest first."""
+        with self._changed:
+            return list(self._jobs.values())
 
     def ahead(self, job: Job) -> int:
         """How many jobs are done before a waiting one, the running one included; else 0."""

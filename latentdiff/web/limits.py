@@ -17,6 +17,8 @@ class Limits:
     """Denoising steps of a picture."""
     max_images: int = 16
     """Pictures of one job."""
+    max_sweep: int = 64
+    """Pictures of one sweep."""
     max_prompt: int = 4000
     """Characters of a prompt."""
     max_queue: int = 64
@@ -25,6 +27,10 @@ class Limits:
     """Jobs that wait, of one browser or token."""
     max_upload_mb: int = 20
     """Megabytes of one request's body."""
+    max_upload_pixels: int = 16_000_000
+    """Width times height of a picture to start from, or to learn from."""
+    max_lesson_pictures: int = 500
+    """Pictures that one LoRA is taught from."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

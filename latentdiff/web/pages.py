@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse
 
 from latentdiff.web import guard
-from latentdiff.web.bodies import Closed
+from latentdiff.web.drawing_body import Closed
 from latentdiff.web.routes import Owner, TheStudio, refusals
 
 FOLDER = Path(__file__).parent / "page"

@@ -27,11 +27,15 @@ from latentdiff.web.bodies import (
     ModelView,
     RecipeList,
     ServerView,
+    UploadView,
 )
+from latentdiff.web.drawing_body import draw_body, order_of
 from latentdiff.web.jobs import ENDED
 from latentdiff.web.studio import Studio
+from latentdiff.web.uploads import without_paths
 
 MAX_DROPPED_PIXELS = 64_000_000
+KEEP = {"cache-control": "private, max-age=86400, immutable"}
 PNG_BODY = {
     "required": True,
     "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
@@ -82,7 +86,7 @@ def server(studio: TheStudio) -> ServerView:
         model=studio.shelf.first,
         schedulers=list(names.known_names()),
         limits=limits,
-        fields=list(bodies.draw_body(studio.limits).model_fields),
+        fields=list(draw_body(studio.limits).model_fields),
         password=studio.access.closed,
     )
 
@@ -104,7 +108,8 @@ def loras(studio: TheStudio) -> list[LoraView]:
 
 def draw(body: BaseModel, studio: Studio, owner: str) -> JobView:
     """Put a drawing in line. The answer is the job; follow it at `/v1/jobs/{id}/events`."""
-    job, line = studio.draw(bodies.order_of(body), owner)
+    order = order_of(body, studio.find_picture, studio.limits)
+    job, line = studio.draw(order, owner)
     return bodies.job_view(job, line)
 
 
@@ -124,8 +129,20 @@ def images(
 
 @api.get("/images/{picture_id}", tags=["images"], responses=refusals(404, 422))
 def image(picture_id: PictureId, studio: TheStudio) -> ImageView:
-    """One picture's size and recipe."""
-    return bodies.image_view(studio.gallery.get(picture_id))
+    """One picture's size and recipe, and where its words acted once that was asked for."""
+    return bodies.image_view(studio.gallery.get(picture_id), studio.artist.words_of(picture_id))
+
+
+@api.post(
+    "/images/{picture_id}/words",
+    tags=["images"],
+    status_code=202,
+    responses=refusals(404, 422, 429),
+)
+def words(picture_id: PictureId, studio: TheStudio, owner: Owner) -> JobView:
+    """Put in line that the picture is drawn again to see where its words act (DAAM, Tang et al.
+    2022). Once the job is done, `words` of the picture tell."""
+    return bodies.job_view(*studio.explain(picture_id, owner))
 
 
 @api.get(
@@ -137,12 +154,11 @@ def image(picture_id: PictureId, studio: TheStudio) -> ImageView:
 def png(picture_id: PictureId, studio: TheStudio) -> FileResponse:
     """The picture, with its recipe inside."""
     path = studio.gallery.path(picture_id)
-    keep = {"cache-control": "private, max-age=86400, immutable"}
     return FileResponse(
         path,
         media_type="image/png",
         filename=path.name,
-        headers=keep,
+        headers=KEEP,
         content_disposition_type="inline",
     )
 
@@ -185,9 +201,46 @@ def recipes_in(data: bytes) -> RecipeList:
         if pixels > MAX_DROPPED_PIXELS:
             raise UserError(f"this picture has {pixels:,} pixels; at most {MAX_DROPPED_PIXELS:,}")
         try:
-            return RecipeList(recipes=[recipe.to_json() for recipe in read_recipes(path)])
+            tables = [recipe.to_json() for recipe in read_recipes(path)]
         except UserError as error:
             raise UserError(str(error).replace(str(path), "this picture")) from error
+    return RecipeList(recipes=[t | {"request": without_paths(t["request"])} for t in tables])
+
+
+PICTURE_BODY = {
+    "required": True,
+    "content": {
+        f"image/{kind}": {"schema": {"type": "string", "format": "binary"}}
+        for kind in ("png", "jpeg", "webp")
+    },
+}
+UploadId = Annotated[str, InPath(max_length=64, description="An id that POST /v1/uploads gave.")]
+
+
+@api.post(
+    "/uploads",
+    tags=["images"],
+    status_code=201,
+    responses=refusals(413, 422),
+    openapi_extra={"requestBody": PICTURE_BODY},
+)
+async def upload(request: Request, studio: TheStudio) -> UploadView:
+    """Send a picture to start from, or a mask, as the body. It stays in memory, and leaves it when
+    newer ones need the room; what is drawn from is kept."""
+    found = await asyncio.to_thread(studio.uploads.add, await request.body())
+    return UploadView(id=found.id, width=found.width, height=found.height)
+
+
+@api.get(
+    "/uploads/{upload_id}",
+    tags=["images"],
+    responses=refusals(404, 422) | {200: {"content": PICTURE_BODY["content"]}},
+    response_class=Response,
+)
+def uploaded(upload_id: UploadId, studio: TheStudio) -> Response:
+    """A picture that was sent, as it was sent."""
+    data, media_type = studio.uploads.read(upload_id)
+    return Response(data, media_type=media_type, headers=KEEP)
 
 
 @api.get("/jobs", tags=["jobs"], responses=refusals())

@@ -13,8 +13,12 @@ from latentdiff.errors import UserError, unknown_name
 from latentdiff.models import geometry, model_folder
 from latentdiff.models.geometry import Geometry
 from latentdiff.models.lora.metadata import metadata_of
+from latentdiff.pipelines.recipes.recipe import Recipe
 
 LONGEST_HEADER = 10_000_000
+WEIGHTS = "pytorch_lora_weights.safetensors"
+TAUGHT = f"run/export/{WEIGHTS}"
+"""Where a lesson's folder holds what was learnt."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,13 @@ class LoraEntry:
 @dataclass(frozen=True, kw_only=True)
 class Shelf:
     """model: the one to begin with, a built-in name, a folder or a hub id. models, loras: folders
-    that are looked through each time they are asked for, so that new files need no new start."""
+    that are looked through each time they are asked for, so that new files need no new start.
+    lessons_folder: where LoRAs are taught; what one has learnt so far is offered by its name."""
 
     model: str = "snowglobe"
     models_folder: Path | None = None
     loras_folder: Path | None = None
+    lessons_folder: Path | None = None
 
     def __post_init__(self) -> None:
         for folder in (self.models_folder, self.loras_folder):
@@ -83,13 +89,16 @@ class Shelf:
         return model_folder.built_in_folder(source) if built_in else Path(source)
 
     def loras(self) -> dict[str, LoraEntry]:
-        """Name → LoRA: files of the folder, and folders in it that hold one."""
+        """Name → LoRA: files of the folder, and folders in it that hold one; lessons."""
         paths: dict[str, Path] = {}
+        if self.lessons_folder is not None:
+            for file in self.lessons_folder.glob(f"*/{TAUGHT}"):
+                paths[file.relative_to(self.lessons_folder).parts[0]] = file
         if self.loras_folder is not None:
             for file in sorted(self.loras_folder.glob("*.safetensors")):
                 paths[file.stem] = file
             for folder in sorted(p for p in self.loras_folder.iterdir() if p.is_dir()):
-                file = folder / "pytorch_lora_weights.safetensors"
+                file = folder / WEIGHTS
                 if file.is_file():
                     paths[folder.name] = file
         return {name: _lora_entry(name, path) for name, path in sorted(paths.items())}
@@ -100,6 +109,27 @@ class Shelf:
         if name not in loras:
             raise unknown_name("LoRA", name, loras)
         return loras[name]
+
+    def model_in(self, recipe: Recipe) -> str:
+        """The name here of the model that a picture was drawn with; UserError when it is not."""
+        known, short = self.models(), recipe.model.rstrip("/").rpartition("/")[2]
+        name = recipe.model if recipe.model in known else short
+        if name not in known:
+            raise UserError(f"the model of this picture, {recipe.model}, is not here")
+        return name
+
+    def loras_in(self, recipe: Recipe) -> tuple[tuple[str, float], ...]:
+        """(name here, scale) of the LoRAs that a picture was drawn with; UserError for one that is
+        not here."""
+        here = {str(entry.path.resolve()): entry.name for entry in self.loras().values()}
+        found = []
+        for lora in recipe.loras:
+            path = Path(str(lora.get("file", "")))
+            name = here.get(str(path.resolve()))
+            if name is None:
+                raise UserError(f"the LoRA of this picture, {path.name}, is not here")
+            found.append((name, float(lora.get("scale", 1.0))))
+        return tuple(found)
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from latentdiff.errors import UserError
 from latentdiff.web.artist import Artist, Order, asked_of
-from latentdiff.web.gallery import Gallery
+from latentdiff.web.gallery import INPUTS, LESSONS, Gallery, NoPictureError
 from latentdiff.web.guard import Access
 from latentdiff.web.jobs import Job, Line
 from latentdiff.web.limits import Limits
 from latentdiff.web.shelf import Shelf
 from latentdiff.web.stream import Presence
+from latentdiff.web.teach.lessons import Lessons
+from latentdiff.web.teach.teacher import Teacher
+from latentdiff.web.uploads import NoUploadError, Uploads
 
 GRACE = 15.0
 """Seconds after which the jobs of a closed page are stopped; a reload takes less."""
@@ -24,24 +28,39 @@ class NoJobError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Studio:
-    """drawing: the line of draw jobs. presence: which pages are open."""
+    """drawing: the line of draw jobs. teaching: that of lessons. presence: which pages are open."""
 
     artist: Artist
     access: Access
     presence: Presence
     drawing: Line
+    teaching: Line
+    uploads: Uploads
+    teacher: Teacher
 
     @classmethod
     def of(cls, artist: Artist, access: Access | None = None, *, grace: float = GRACE) -> Studio:
         """A studio with a line as long as the artist's limits say; grace: see `Presence`."""
-        limits = artist.limits
-        line = Line(max_waiting=limits.max_queue, max_waiting_each=limits.max_queue_each)
-        return cls(artist=artist, access=access or Access(), presence=Presence(grace), drawing=line)
+        limits, folder = artist.limits, artist.gallery.folder
+        lessons = Lessons(
+            folder / LESSONS,
+            most=limits.max_lesson_pictures,
+            max_pixels=limits.max_upload_pixels,
+        )
+        return cls(
+            artist=artist,
+            access=access or Access(),
+            presence=Presence(grace),
+            drawing=Line(max_waiting=limits.max_queue, max_waiting_each=limits.max_queue_each),
+            teaching=Line(max_waiting=8, max_waiting_each=4),
+            uploads=Uploads(folder / INPUTS, max_pixels=limits.max_upload_pixels),
+            teacher=Teacher(lessons, artist.shelf),
+        )
 
     @property
     def lines(self) -> list[Line]:
         """All lines of jobs."""
-        return [self.drawing]
+        return [self.drawing, self.teaching]
 
     @property
     def shelf(self) -> Shelf:
@@ -67,14 +86,39 @@ class Studio:
         name, _ = self.shelf.model_of(order.model)
         for lora, _ in order.loras:
             self.shelf.lora_of(lora)
-        order = Order(order.requests, name, order.loras)
+        order = replace(order, model=name)
         self.artist.check(order)
         job = Job(owner=owner, asked=asked_of(order), work=partial(self.artist.draw, order))
         return self.drawing.submit(job), self.drawing
 
+    def explain(self, picture_id: str, owner: str) -> tuple[Job, Line]:
+        """Put in line that a picture's words are to be explained; LineFullError, UserError."""
+        entry = self.gallery.get(picture_id)
+        if entry.recipe is None or entry.pictures > 1:
+            raise UserError("only a single picture with a recipe can be explained")
+        asked = {"picture": picture_id, "request": entry.recipe["request"], "num_images": 0}
+        work = partial(self.artist.explain, picture_id)
+        return self.drawing.submit(Job(owner, asked, work, kind="words")), self.drawing
+
+    def teach(self, job: Job) -> tuple[Job, Line]:
+        """Put a lesson's job in its line."""
+        return self.teaching.submit(job), self.teaching
+
+    def find_picture(self, picture_id: str) -> Path:
+        """The file of an upload or of a picture of the gallery; UserError for another id."""
+        try:
+            return self.gallery.path(picture_id).resolve()
+        except NoPictureError:
+            pass
+        try:
+            return self.uploads.path(picture_id)
+        except NoUploadError as error:
+            raise UserError(str(error)) from error
+
     def jobs_of(self, owner: str) -> list[tuple[Job, Line]]:
-        """An owner's jobs with their lines, oldest first."""
-        found = [(job, line) for line in self.lines for job in line.of(owner)]
+        """An owner's jobs, and everyone's lessons, with their lines, oldest first."""
+        found = [(job, self.drawing) for job in self.drawing.of(owner)]
+        found += [(job, self.teaching) for job in self.teaching.all()]
         return sorted(found, key=lambda pair: pair[0].times["created"])
 
     def find(self, job_id: str) -> tuple[Job, Line]:
@@ -86,10 +130,10 @@ class Studio:
         raise NoJobError("no job has this id; ended ones are forgotten after a while")
 
     def stop_abandoned(self) -> None:
-        """Stop the jobs of browsers whose last page was closed."""
+        """Stop the drawings of browsers whose last page was closed; lessons take hours and stay."""
         for owner in self.presence.gone():
-            for job, line in self.jobs_of(owner):
-                line.stop(job)
+            for job in self.drawing.of(owner):
+                self.drawing.stop(job)
 
     def start(self) -> None:
         """Begin to work."""

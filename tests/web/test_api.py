@@ -224,7 +224,7 @@ def test_the_description_names_every_call_and_its_limits(server: Served) -> None
     body = table["components"]["schemas"]["DrawBody"]["properties"]
     assert body["num_images"]["maximum"] == server.studio.limits.max_images
     assert "guidance" in body["guidance_scale"]["description"]
-    assert not {"given", "source", "blend"} & set(body), "these name files or hold records"
+    assert not {"given", "template"} & set(body), "these are Python's, or the recipe's"
     assert server.call("GET", "/api").status == 200
 
 

@@ -1,0 +1,1 @@
+"""Lessons: pictures and captions in a folder, looked through, rehearsed, and taught as a LoRA."""
