@@ -1,21 +1,25 @@
-// A PNG dropped anywhere, or chosen: its settings come back. The page itself is never left for it.
+// A PNG dropped anywhere, or chosen: its settings come back; a picture without any is one to start
+// from. The page itself is never left for it.
 
 import { post } from "./api.js";
 import { byId } from "./dom.js";
 
-export function acceptPictures(onRecipe, onProblem) {
+// onRecipe(recipe, name), onPicture(file): what to do; onPicture fails for what is no picture.
+export function acceptPictures(onRecipe, onPicture, onProblem) {
   let depth = 0;
   const carriesFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   const read = async (file) => {
+    let found;
     try {
-      const { recipes } = await post("/v1/recipes", file, "image/png");
-      onRecipe(recipes[0], file.name);
+      found = await post("/v1/recipes", file, "image/png");
     } catch (error) {
-      onProblem(error);
+      await onPicture(file).catch(() => onProblem(error));
+      return;
     }
+    onRecipe(found.recipes[0], file.name);
   };
   addEventListener("dragenter", (event) => {
-    if (!carriesFiles(event) || event.target.closest?.(".takes-files")) return;
+    if (!carriesFiles(event) || byId("draw-page").hidden) return;
     event.preventDefault();
     depth += 1;
     byId("drop").hidden = false;
@@ -29,7 +33,7 @@ export function acceptPictures(onRecipe, onProblem) {
     event.preventDefault();
     depth = 0;
     byId("drop").hidden = true;
-    if (event.target.closest?.(".takes-files")) return;
+    if (byId("draw-page").hidden) return;
     const file = event.dataTransfer?.files[0];
     if (file) read(file);
   });

@@ -1,15 +1,20 @@
 // The settings: from the form to a request, from a recipe to the form, kept over reloads.
 
 import { byId, make, sentence } from "./dom.js";
+import { Source } from "./source.js";
+import { Sweep } from "./sweep.js";
 
 const KEEP = "latentdiff.settings";
 const TEXTS = ["prompt", "negative_prompt", "scheduler", "long_prompts", "model"];
 const NUMBERS = ["seed", "num_inference_steps", "guidance_scale", "width", "height", "guidance_rescale", "eta", "clip_skip"];
+const RECORDS = { blend: ["amount", "seed", "prompt"], upscale: ["scale", "strength"] };
+const INNER = Object.entries(RECORDS).flatMap(([record, names]) => names.map((name) => `${record}.${name}`));
+const FIELDS = [...TEXTS, ...NUMBERS, ...INNER];
 const UNASKED = ["schema", "template"]; // of a recipe, not for a form
 const DEFAULTS = { guidance_rescale: 0, eta: 0, clip_skip: 0, long_prompts: "truncate", negative_prompt: "" };
 
 export class Form {
-  constructor(server, models, loras) {
+  constructor(server, models, loras, onProblem) {
     this.form = byId("composer");
     this.server = server;
     this.models = models;
@@ -17,10 +22,20 @@ export class Form {
     this.loras = new Map();
     this.extra = new Map();
     this.count = 1;
+    const own = () => (this.model.width ? this.model : null);
+    this.ready = false;
+    this.source = new Source(() => this.keep(), own, onProblem);
+    this.sweep = new Sweep(() => this.changed());
     this.fillChoices();
     this.listen();
-    this.load();
     this.modelChanged();
+  }
+
+  // What was set when the page was last open; wait for it before anything is drawn.
+  async begin() {
+    await this.load();
+    this.ready = true;
+    this.changed();
   }
 
   fillChoices() {
@@ -28,9 +43,22 @@ export class Form {
     this.form.elements.scheduler.append(...of(this.server.schedulers.filter((name) => name !== "ddim-inverse")));
     this.form.elements.model.append(...of(this.models.map((model) => model.name)));
     byId("model-field").hidden = this.models.length < 2;
-    byId("lora-field").hidden = this.known.length === 0;
-    byId("lora-add").append(...of(this.known.map((lora) => lora.name)));
+    this.offerLoras(this.known);
     document.querySelector('[data-for="steps"]').max = this.server.limits.max_steps;
+  }
+
+  // The LoRAs to choose from; new ones may come while the page is open.
+  offerLoras(known) {
+    this.known = known;
+    byId("lora-field").hidden = known.length === 0;
+    const options = known.map((lora) => make("option", { value: lora.name, text: lora.name }));
+    byId("lora-add").replaceChildren(byId("lora-add").options[0], ...options);
+  }
+
+  changed() {
+    this.showSliders();
+    byId("draw").textContent = this.sweep.count > 1 ? `Draw ${this.sweep.count}` : "Draw";
+    this.keep();
   }
 
   listen() {
@@ -38,8 +66,7 @@ export class Form {
       const input = event.target;
       if (input.dataset.for) byId(input.dataset.for).value = input.value;
       if (input.name === "model") this.modelChanged();
-      this.showSliders();
-      this.keep();
+      this.changed();
     });
     for (const button of this.form.querySelectorAll("[data-step]")) {
       button.addEventListener("click", () => this.setCount(this.count + Number(button.dataset.step)));
@@ -131,16 +158,33 @@ export class Form {
     })));
   }
 
-  // What POST /v1/images takes; empty fields are left to the model.
+  // The records that the form has fields of, where they have an effect.
+  addRecords(found) {
+    for (const [record, names] of Object.entries(RECORDS)) {
+      const values = {};
+      for (const name of names) {
+        const { value } = this.form.elements[`${record}.${name}`];
+        if (value !== "") values[name] = name === "prompt" ? value : Number(value);
+      }
+      if (record === "blend" && values.amount && values.seed === undefined && !values.prompt) values.seed = Math.floor(Math.random() * 2 ** 31);
+      const swept = record === "blend" && found.sweep.some((text) => text.startsWith("variation_"));
+      if (swept) values.seed ??= Math.floor(Math.random() * 2 ** 31);
+      if (record === "blend" ? values.amount || swept : values.scale > 1) found[record] = values;
+    }
+  }
+
+  // What POST /v1/images takes, but for the picture to start from; empty fields are the model's.
   request() {
     const { elements } = this.form;
-    const found = { ...Object.fromEntries(this.extra), num_images: this.count };
+    const found = { ...Object.fromEntries(this.extra), sweep: this.sweep.request() };
+    found.num_images = found.sweep.length ? 1 : this.count;
     for (const name of TEXTS) if (elements[name].value !== "") found[name] = elements[name].value;
     for (const name of NUMBERS) {
       const text = elements[name].value;
       if (text !== "" || elements[name].validity.badInput) found[name] = text === "" ? NaN : Number(text);
       if (Number.isNaN(found[name])) throw new Error(`${elements[name].ariaLabel ?? name} is not a number`);
     }
+    this.addRecords(found);
     found.loras = [...this.loras].map(([name, scale]) => ({ name, scale }));
     if (!(found.prompt ?? "").trim()) throw new Error("there is no prompt yet: write what you would like to see");
     return found;
@@ -166,15 +210,23 @@ export class Form {
     this.extra.clear();
     this.showLoras();
     this.showExtra();
-    this.set(Object.fromEntries([...TEXTS, ...NUMBERS].map((name) => [name, null])));
+    this.source.clear();
+    this.source.show();
+    this.sweep.set(null);
+    this.set(Object.fromEntries(FIELDS.map((name) => [name, null])));
     this.set({ prompt, model: this.models[0].name });
     this.setCount(1);
   }
 
   // A picture's settings; returns what could not be taken over, a sentence each.
-  take(recipe) {
-    const lost = [];
-    const values = { ...recipe.request };
+  async take(recipe) {
+    const values = Object.fromEntries(INNER.map((name) => [name, null]));
+    for (const [record, names] of Object.entries(RECORDS)) {
+      for (const name of names) values[`${record}.${name}`] = recipe.request[record]?.[name] ?? null;
+    }
+    Object.assign(values, recipe.request);
+    const lost = await this.source.restore(recipe.request.source);
+    this.sweep.set(null);
     const model = String(recipe.model).split("/").pop();
     if (this.models.some((known) => known.name === model)) values.model = model;
     else if (recipe.model) lost.push(sentence(`its model ${recipe.model} is not here`));
@@ -189,7 +241,7 @@ export class Form {
     this.extra = new Map();
     for (const [name, value] of Object.entries(recipe.request)) {
       const asks = Array.isArray(value) ? value.length : value;
-      if (!asks || UNASKED.includes(name) || this.form.elements[name]) continue;
+      if (!asks || UNASKED.includes(name) || name === "source" || name in RECORDS || this.form.elements[name]) continue;
       if (this.server.fields.includes(name)) this.extra.set(name, value);
       else lost.push(sentence(`its ${name.replaceAll("_", " ")} cannot be set here`));
     }
@@ -201,21 +253,25 @@ export class Form {
   }
 
   keep() {
+    if (!this.ready) return;
     const { elements } = this.form;
     const kept = { count: this.count, loras: [...this.loras], open: byId("settings").open };
-    for (const name of [...TEXTS, ...NUMBERS]) kept[name] = elements[name].value;
+    Object.assign(kept, { source: this.source.kept, sweep: this.sweep.kept });
+    for (const name of FIELDS) kept[name] = elements[name].value;
     try { localStorage.setItem(KEEP, JSON.stringify(kept)); } catch { /* private windows may refuse */ }
   }
 
-  load() {
+  async load() {
     let kept = {};
     try { kept = JSON.parse(localStorage.getItem(KEEP) ?? "{}"); } catch { /* as new */ }
-    for (const name of [...TEXTS, ...NUMBERS]) if (kept[name]) this.form.elements[name].value = kept[name];
+    for (const name of FIELDS) if (kept[name]) this.form.elements[name].value = kept[name];
     if (!this.form.elements.model.value) this.form.elements.model.value = this.models[0].name;
     for (const [name, scale] of kept.loras ?? []) if (this.known.some((lora) => lora.name === name)) this.loras.set(name, scale);
     this.showLoras();
     byId("settings").open = kept.open ?? matchMedia("(min-width: 900px)").matches;
     byId("settings").addEventListener("toggle", () => this.keep());
     this.setCount(kept.count ?? 1);
+    this.sweep.set(kept.sweep);
+    await this.source.restore(kept.source);
   }
 }

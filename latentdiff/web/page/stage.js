@@ -2,15 +2,21 @@
 
 import { get, pngOf } from "./api.js";
 import { byId, make, seconds, sentence } from "./dom.js";
-
-const ACTIVE = ["waiting", "running", "stopping"];
-export const isActive = (job) => ACTIVE.includes(job.state);
+import { isActive } from "./job.js";
+import { Strip } from "./strip.js";
+import { Words } from "./words.js";
 
 export class Stage {
   constructor(actions) {
     this.actions = actions;
     this.jobId = null;
     this.imageId = null;
+    this.words = new Words(actions.attempt, actions.onJob);
+    this.strip = new Strip((id, job) => {
+      this.imageId = id;
+      if (id) this.showImage(id, job);
+      else this.showJob(this.actions.job(job.id));
+    });
   }
 
   followJob(job) {
@@ -24,14 +30,14 @@ export class Stage {
   // A job's news; only the one on stage is shown here.
   showJob(job) {
     if (job.id !== this.jobId) return;
-    this.showStrip(job);
+    this.strip.show(job, this.imageId);
     if (this.imageId !== null) return;
     if (job.state === "done" && job.images.length) {
       this.showImage(job.images.at(-1), job);
       return;
     }
     byId("caption").hidden = false;
-    byId("said").textContent = job.asked.request.prompt;
+    this.words.plain(job.asked.request.prompt);
     byId("facts").replaceChildren();
     this.showNotes(job.notes);
     this.showState(job);
@@ -70,33 +76,10 @@ export class Stage {
     byId("notes").replaceChildren(...notes.map((note) => make("li", { text: sentence(note) })));
   }
 
-  showStrip(job) {
-    const strip = byId("strip");
-    strip.hidden = job.asked.num_images < 2;
-    if (strip.hidden) return;
-    const key = [job.id, isActive(job), ...job.images].join(" ");
-    if (strip.dataset.key !== key) {
-      strip.dataset.key = key;
-      const look = (id) => { this.imageId = id; if (id) this.showImage(id, job); else this.showJob(this.actions.job(job.id)); };
-      const tile = (id, label, src) => make(
-        "button", { type: "button", "aria-label": label, data: { id: id ?? "" }, on: { click: () => look(id) } },
-        make("img", { src, alt: "", hidden: !src }),
-      );
-      strip.replaceChildren(...job.images.map((id) => tile(id, "Show this picture", pngOf(id))));
-      if (isActive(job)) {
-        strip.append(tile(null, "Show what is being drawn", job.previews[0]));
-        for (let k = job.images.length + 1; k < job.asked.num_images; k += 1) strip.append(make("span"));
-      }
-    }
-    const live = strip.querySelector('[data-id=""] img');
-    if (live && job.previews[0]) { live.src = job.previews[0]; live.hidden = false; }
-    for (const one of strip.children) one.setAttribute("aria-current", String(one.dataset.id === (this.imageId ?? "")));
-  }
-
   async showImage(id, job = null) {
     this.imageId = id;
-    if (job) this.showStrip(job);
-    else { this.jobId = null; byId("strip").hidden = true; }
+    if (job) this.strip.show(job, id);
+    else { this.jobId = null; this.strip.hide(); }
     let entry;
     try {
       entry = await get(`/v1/images/${encodeURIComponent(id)}`);
@@ -109,23 +92,32 @@ export class Stage {
     this.showPicture(pngOf(id), request?.prompt ?? "a picture", false);
     byId("progress").hidden = true;
     byId("caption").hidden = false;
-    byId("said").textContent = request?.prompt ?? "A picture without a recipe";
+    if (!request) this.words.plain("A picture without a recipe");
+    else if (entry.pictures > 1) this.words.plain(`${request.prompt}: ${entry.pictures} pictures`);
+    else this.words.show(entry);
     const state = byId("state");
     state.textContent = "";
     state.classList.remove("bad");
     this.showNotes(job?.notes ?? []);
     byId("facts").replaceChildren(...(entry.recipe ? facts(entry) : []));
-    this.showButtons(`image ${id}`, () => this.imageButtons(entry));
+    const grid = job?.grid ? [this.button("The grid as one picture", () => this.showImage(job.grid, job))] : [];
+    this.showButtons(`image ${id}`, () => [...this.imageButtons(entry), ...grid]);
     this.actions.current(id);
   }
 
   imageButtons(entry) {
     const link = make("a", { class: "small", href: pngOf(entry.id), download: `${entry.id}.png`, text: "Download" });
     const away = this.button("Delete", () => this.actions.remove(entry), "danger");
-    if (!entry.recipe) return [link, away];
+    const from = this.button("Start from it", () => this.actions.startFrom(entry));
+    if (!entry.recipe) return [from, link, away];
+    const use = this.button("Use its settings", () => this.actions.use(entry));
+    if (entry.pictures > 1) return [use, link, away];
     return [
       this.button("Another like this", () => this.actions.again(entry)),
-      this.button("Use its settings", () => this.actions.use(entry)),
+      this.button("Vary", () => this.actions.vary(entry)),
+      this.button("Repaint", () => this.actions.repaint(entry)),
+      from,
+      use,
       link,
       away,
     ];
@@ -138,12 +130,12 @@ export class Stage {
     picture.classList.toggle("live", live);
     byId("backdrop").src = source;
     picture.hidden = byId("backdrop").hidden = false;
-    byId("empty").hidden = true;
+    byId("empty").hidden = byId("heat").hidden = true;
   }
 
   clear() {
     this.imageId = this.jobId = null;
-    for (const id of ["picture", "backdrop", "caption", "progress", "strip"]) byId(id).hidden = true;
+    for (const id of ["picture", "backdrop", "heat", "caption", "progress", "strip"]) byId(id).hidden = true;
     byId("empty").hidden = false;
   }
 
@@ -154,8 +146,12 @@ export class Stage {
 
 function facts(entry) {
   const { request, model, loras } = entry.recipe;
+  const { blend, source, upscale } = request;
   const rows = [
     ["Seed", request.seed],
+    ["Variation", blend?.seed == null ? "" : `${blend.amount} towards seed ${blend.seed}`],
+    ["From a picture", source ? `${source.inpaint ? "in part, " : ""}change ${source.strength}` : ""],
+    ["Enlarged", upscale ? `${upscale.scale} times` : ""],
     ["Size", `${entry.width} × ${entry.height}`],
     ["Steps", request.num_inference_steps],
     ["Guidance", request.guidance_scale],

@@ -2,7 +2,7 @@
 
 import { get, pngOf } from "./api.js";
 import { byId, make, ordinal, seconds } from "./dom.js";
-import { isActive } from "./stage.js";
+import { isActive, isLesson, titleOf } from "./job.js";
 
 export class Wall {
   constructor(onPick) {
@@ -85,7 +85,7 @@ export class Queue {
         "div",
         { class: "waiting" },
         make("img", { class: "thumb", alt: "", hidden: true }),
-        make("div", {}, make("p", { text: job.asked.request.prompt }), make("p", { class: "place" })),
+        make("div", {}, make("p", { text: titleOf(job) }), make("p", { class: "place" })),
         make("button", { type: "button", class: "small", text: "Stop", on: { click: () => this.onStop(job) } }),
         make("i"),
       );
@@ -97,9 +97,15 @@ export class Queue {
     if (job.previews[0]) { thumb.src = job.previews[0]; thumb.hidden = false; blank.hidden = true; }
     row.querySelector(".place").textContent = {
       waiting: `${ordinal(job.ahead + 1)} in line`,
-      running: `step ${job.step} of ${job.steps} · ${seconds(job.seconds_left)}`,
+      running: working(job),
       stopping: "stopping …",
     }[job.state];
     row.querySelector("i").style.width = `${100 * job.progress}%`;
   }
+}
+
+function working(job) {
+  const steps = job.steps ? `step ${job.step} of ${job.steps}` : job.stage;
+  const slower = isLesson(job) ? "drawing is slower meanwhile" : "";
+  return [steps, seconds(job.seconds_left), slower].filter(Boolean).join(" · ");
 }

@@ -87,8 +87,8 @@ def told(findings: Findings) -> dict[str, Any]:
 
 
 def _short(by_where: dict[str, Any]) -> dict[str, Any]:
-    """The same by file names alone."""
-    return {Path(where).name: value for where, value in by_where.items()}
+    """The same by file names alone; a place in a table ends with the name that stands there."""
+    return {Path(where.split()[-1]).name: value for where, value in by_where.items()}
 
 
 def _of_model(model: str) -> tuple[Callable[[Source], CaptionReport], Callable[[Any], Any]]:

@@ -18,7 +18,7 @@ PATIENCE = 180.0
 """Seconds that a process may take to save and end once it was asked to."""
 LOOK = 0.25
 """Seconds between looks at it."""
-NICE = 10
+NICE = 5
 """How much it stands back behind drawings on a processor that both want."""
 
 
