@@ -2,79 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tiny
 from browsing import Browser, chromium
+from paging import BUSY, draw, drop, newest, patient, shown
 from serving import Served, make_studio, served
 
 from latentdiff.web.guard import Access
-from latentdiff.web.limits import Limits
-
-DROP = """
-const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));
-const carried = new DataTransfer();
-carried.items.add(new File([bytes], arguments[1], {type: "image/png"}));
-for (const kind of ["dragenter", "dragover", "drop"]) {
-  const options = {dataTransfer: carried, bubbles: true, cancelable: true};
-  document.body.dispatchEvent(new DragEvent(kind, options));
-}
-"""
-BUSY = "990"
-"""Steps of a drawing that does not end before the test is done with it."""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Served]:
-    """A server that takes drawings of many steps, and waits for a page that is loaded again."""
-    folder, limits = tmp_path_factory.mktemp("web"), Limits(max_steps=1000)
-    with served(make_studio(folder, model, limits=limits, grace=4.0)) as running:
+    with patient(tmp_path_factory.mktemp("web"), model) as running:
         yield running
-
-
-@pytest.fixture
-def page(browser: Browser, server: Served) -> Iterator[Browser]:
-    """The page, as a browser sees it that was never here."""
-    browser.driver.delete_all_cookies()
-    browser.open(server.address)
-    browser.script("localStorage.clear()")
-    browser.driver.delete_all_cookies()
-    browser.open(server.address)
-    yield browser
-    for line in server.studio.lines:
-        for job in list(line._jobs.values()):
-            line.stop(job)
-
-
-def draw(page: Browser, prompt: str = tiny.PROMPT, steps: str = "") -> None:
-    page.write("#prompt", prompt)
-    page.script("document.querySelector('#settings').open = true")
-    page.write("#steps", steps)
-    page.click("Draw")
-
-
-def shown(page: Browser) -> bool:
-    """Whether a finished picture is on stage."""
-    script = "const p = document.querySelector('#picture'); return !p.hidden && p.naturalWidth"
-    return bool(page.script(script)) and "/v1/images/" in page.find("#picture").get_attribute("src")
-
-
-def drop(page: Browser, data: bytes, name: str) -> None:
-    page.script(DROP, base64.b64encode(data).decode(), name)
-
-
-def newest(server: Served) -> dict[str, Any]:
-    return dict(server.call("GET", "/v1/images?limit=1").json["images"][0])
 
 
 def test_a_prompt_becomes_a_picture_with_its_settings_below(page: Browser, server: Served) -> None:
@@ -163,7 +105,9 @@ def test_what_a_pictures_recipe_holds_and_the_page_cannot_ask_for_is_named(page:
     const form = Object.create(Form.prototype);
     Object.assign(form, {form: document.querySelector("#composer"), models: [{name: "tiny",
       subjects: [], settings: []}], known: [], loras: new Map(), server: args[1], count: 1});
-    args[2](form.take(args[0]));
+    form.source = {restore: async () => []};
+    form.sweep = {set: () => null, count: 0, request: () => []};
+    args[2](await form.take(args[0]));
     """
     limits = {"limits": {"max_images": 4}, "fields": ["prompt", "long_prompts"]}
     lost = page.driver.execute_async_script(

@@ -47,11 +47,11 @@ export class LessonPictures {
         try {
           await call("POST", `/v1/lessons/${id}/pictures?caption=${encodeURIComponent(caption)}`, file, file.type || "image/png");
         } catch (error) {
-          refused.push(`${file.name}: ${error.message}`);
+          refused.push(`${file.name}, ${error.message}`);
         }
       }
       await this.tools.reload();
-      if (refused.length) throw new Error(refused.slice(0, 3).join("; "));
+      if (refused.length) throw new Error(`not taken: ${refused.slice(0, 3).join("; ")}`);
     });
   }
 

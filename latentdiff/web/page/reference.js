@@ -73,7 +73,7 @@ function card(path, method, call) {
 
 const place = byId("reference");
 place.append(make("h1", { text: "The API" }), make("p", { class: "soft", text: sentence(document_.info.description.replaceAll("`", "")) }));
-const groups = new Map([["images", []], ["jobs", []], ["server", []]]);
+const groups = new Map([["images", []], ["jobs", []], ["lessons", []], ["server", []]]);
 for (const [path, methods] of Object.entries(document_.paths)) {
   for (const [method, call] of Object.entries(methods)) groups.get(call.tags?.[0] ?? "server").push(card(path, method, call));
 }
