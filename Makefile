@@ -10,13 +10,14 @@ NUMERIC := tests/diffusion tests/schedulers tests/test_sampling.py tests/test_se
   tests/evaluation/test_distances.py tests/evaluation/test_clip_score.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help image test numerics slow torture check format lint types docs course setup clean
+.PHONY: help image test numerics slow torture api check format lint types docs course setup clean
 
 help:
 	@echo 'make image [PROMPT="a fox in the forest"] [SEED=3] [IMAGE=fox.png]   draw a picture'
 	@echo 'make test     the test suite (under 6 minutes on 2 cores)'
 	@echo 'make slow     the slow tests'
 	@echo 'make torture  checkpoints under 200 kills, cut files, flipped bits (minutes)'
+	@echo 'make api      the JSON API against its description, by schemathesis (minutes)'
 	@echo 'make numerics the mathematics as processors without AVX-512, and without vectors, compute it'
 	@echo 'make check    format, lint, types, tests, numerics, docs: what CI runs'
 	@echo 'make format   rewrite the code in the house format'
@@ -38,6 +39,11 @@ slow: $(VENV)/.installed-dev
 
 torture: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m torture -n 2 --dist worksteal tests/torture
+
+# schemathesis brings many packages that nothing else here needs, so it is installed when it is run.
+api: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --constraint constraints.txt 'schemathesis>=4.32'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/web/test_schemathesis.py
 
 check: lint types test numerics docs
 

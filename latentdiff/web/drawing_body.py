@@ -46,9 +46,9 @@ FINITE = {"allow_inf_nan": False}
 
 
 class Closed(BaseModel):
-    """A body that knows all its keys."""
+    """A body that knows all its keys, and takes no text or switch for a number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class LoraChoice(Closed):
@@ -99,8 +99,8 @@ def _fields(cls: type, bounds: Mapping[str, Any], limits: Limits) -> dict[str, A
             told = f"{told} Known: {', '.join(names.known_names())}."
         default = ... if field.default is dataclasses.MISSING else field.default
         if field.name == "expand":
-            side = Annotated[int, Field(ge=0, le=1024)]
-            hint = tuple[side, side, side, side]
+            side = Annotated[int, Field(ge=0, le=1024, strict=True)]
+            hint, most = tuple[side, side, side, side], {"strict": False}  # JSON's lists
         made[field.name] = (hint, Field(default, description=told, **most))
     return made
 

@@ -280,7 +280,9 @@ def test_a_lora_is_taught_in_the_page_survives_a_reload_and_draws(
     page.script(SET, "#minutes", "")
     page.script(SET, "[name='steps']", "12")
     page.click("Teach")
-    page.until(lambda: "·" in page.text("#teach-state") or "starting" in page.text("#teach-state"))
+    page.until(
+        lambda: page.text("#teach-state") in ("Starting", "Looking at what it can do before")
+    )
     page.driver.refresh()
     page.until(lambda: page.script("return !document.querySelector('#teach-bar').hidden"))
     # Drawing goes on meanwhile, and says why it is slower.

@@ -1,6 +1,6 @@
 // Learning curves as one drawing: what is learnt, and what was held out.
 
-const SPACE = "http://www.w3.org/2000/svg";
+const SPACE = document.querySelector("svg").namespaceURI;
 const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [560, 180, 44, 22, 10];
 
 function shape(tag, attributes, text) {
