@@ -23,6 +23,12 @@ for (const kind of ["dragenter", "dragover", "drop"]) {
   document.body.dispatchEvent(new DragEvent(kind, options));
 }
 """
+SET = """
+const [selector, value, kind] = arguments;
+const field = document.querySelector(selector);
+field.value = value;
+field.dispatchEvent(new Event(kind ?? "input", {bubbles: true}));
+"""
 BUSY = "990"
 """Steps of a drawing that does not end before the test is done with it."""
 

@@ -12,19 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from browsing import BUTTON, Browser
-from paging import draw, drop, newest, patient, shown
+from paging import SET, draw, drop, newest, patient, shown
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
 from serving import Served
 from test_from_pictures import noise, png
 from test_lessons import picture
 
-SET = """
-const [selector, value, kind] = arguments;
-const field = document.querySelector(selector);
-field.value = value;
-field.dispatchEvent(new Event(kind ?? "input", {bubbles: true}));
-"""
 PAINTED = """
 const mask = document.querySelector("#paint");
 const data = mask.getContext("2d").getImageData(0, 0, mask.width, mask.height).data;

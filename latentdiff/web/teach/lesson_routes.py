@@ -14,7 +14,7 @@ from latentdiff.errors import UserError
 from latentdiff.web import bodies
 from latentdiff.web.bodies import JobView
 from latentdiff.web.drawing_body import FINITE, Closed
-from latentdiff.web.jobs import ENDED
+from latentdiff.web.jobs import ENDED, Kind
 from latentdiff.web.routes import PICTURE_BODY, Owner, TheStudio, recipes_in, refusals
 from latentdiff.web.studio import Studio
 from latentdiff.web.teach import teacher
@@ -241,7 +241,7 @@ def remove_picture(lesson_id: LessonId, name: PictureName, studio: TheStudio) ->
 
 
 def _begin(
-    studio: Studio, lesson_id: str, kind: str, owner: str, body: TeachingBody | None
+    studio: Studio, lesson_id: str, kind: Kind, owner: str, body: TeachingBody | None
 ) -> JobView:
     teaching = None if body is None else Teaching(**body.model_dump())
     studio.teacher.lessons.get(lesson_id)

@@ -15,7 +15,7 @@ from latentdiff.errors import UserError
 from latentdiff.html.charts import smooth
 from latentdiff.models import model_folder
 from latentdiff.training.record.run_history import RunHistory, read_history
-from latentdiff.web.jobs import Job
+from latentdiff.web.jobs import Job, Kind
 from latentdiff.web.shelf import TAUGHT, Shelf
 from latentdiff.web.teach.lessons import Lesson, Lessons
 from latentdiff.web.teach.looking import look_through
@@ -62,17 +62,21 @@ class Teacher:
     def __init__(self, lessons: Lessons, shelf: Shelf) -> None:
         self.lessons, self.shelf = lessons, shelf
 
-    def job(self, lesson_id: str, kind: Any, owner: str, teaching: Teaching | None = None) -> Job:
+    def job(self, lesson_id: str, kind: Kind, owner: str, teaching: Teaching | None = None) -> Job:
         """A job of a lesson; NoLessonError, UserError for what cannot be begun."""
         lesson = self.lessons.get(lesson_id)
-        works = {"check": self.check, "rehearsal": self.rehearse, "training": self.train}
-        work = works[kind]
-        if teaching is not None:
-            if teaching.resume and not can_resume(lesson):
-                raise UserError("there is no stopped training to go on with; begin a new one")
-            work = partial(work, teaching=teaching)
+        if teaching is not None and teaching.resume and not can_resume(lesson):
+            raise UserError("there is no stopped training to go on with; begin a new one")
         asked = {"lesson": lesson.id, "title": lesson.title}
-        return Job(owner, asked, partial(work, lesson.id), kind=kind)
+        return Job(owner, asked, partial(self._work, lesson.id, kind, teaching), kind=kind)
+
+    def _work(self, lesson_id: str, kind: Kind, teaching: Teaching | None, job: Job) -> None:
+        if teaching is None:
+            self.check(lesson_id, job)
+        elif kind == "rehearsal":
+            self.rehearse(lesson_id, job, teaching=teaching)
+        else:
+            self.train(lesson_id, job, teaching=teaching)
 
     def check(self, lesson_id: str, job: Job) -> None:
         """Look through the pictures. The job's work."""
