@@ -134,6 +134,8 @@ def _bounds(limits: Limits) -> dict[str, dict[str, Any]]:
         "num_inference_steps": {"ge": 1, "le": limits.max_steps},
         "guidance_scale": {"ge": -100, "le": 100} | FINITE,
         "guidance_rescale": {"ge": 0, "le": 1} | FINITE,
+        "guidance_start": {"ge": 0, "le": 1} | FINITE,
+        "guidance_end": {"ge": 0, "le": 1} | FINITE,
         "eta": {"ge": 0, "le": 1} | FINITE,
         "clip_skip": {"ge": 0, "le": 24},
         "decode_tile": {"ge": 64, "le": 8192},

@@ -26,6 +26,7 @@ from serving import Served, make_studio, served
 
 from latentdiff.scenes.export import export
 from latentdiff.scenes.world import World
+from latentdiff.web.teach import teacher
 
 DOCS = Path(__file__).parents[2] / "docs" / "images"
 PROMPTS = (
@@ -136,16 +137,18 @@ def sweep(page: Browser, server: Served) -> None:
 
 
 def teach(page: Browser, server: Served) -> None:
+    teacher.EVERY = 20  # sooner than a user would want it: this is for a picture
+    teacher.SMALL += ("--validation-pairs=8", "--validation-pictures=4", "--sheet-steps=8")
     here = "/v1/lessons/" + server.call("POST", "/v1/lessons", {"title": "a dragon"}).json["id"]
     for k, (caption, picture) in enumerate(dragons(12)):
         sent = f"{here}/pictures?caption={quote(caption)}"
         assert server.call("POST", sent, picture, {"content-type": "image/png"}).status == 201, k
     page.driver.get(f"{server.address}/#teach")
     page.until(lambda: page.count(".lesson-tile") == 12)
-    page.script("document.querySelectorAll('#teaching .field [name=steps]')[0].value = 120")
-    page.script(SET, "#minutes", "20", "change")
+    page.script(SET, "#teaching [name='batch_size']", "4")
+    page.script(SET, "#minutes", "20")
     page.click("Teach")
-    page.until(lambda: page.count("#sheet-picture[src$='/50']") == 1)
+    page.until(lambda: page.count("#sheet-picture[src*='/sheets/20?']") == 1)
     page.until(lambda: page.script("return document.querySelector('#sheet-picture').complete"))
     page.script("document.querySelector('#lesson-wall').style.maxHeight = '420px'")
     emulate(
@@ -187,7 +190,7 @@ def main(names: list[str]) -> int:
             chromium(Path(folder) / "profile", width=1280, height=1273) as page,
         ):
             for seed, prompt in enumerate(PROMPTS):
-                server.until(server.draw(prompt=prompt, seed=seed), "done")
+                server.until(server.draw(prompt=prompt, seed=seed, num_inference_steps=12), "done")
             for name in names or list(SHOTS):
                 SHOTS[name](page, server)
     return 0

@@ -11,7 +11,7 @@ const RECORDS = { blend: ["amount", "seed", "prompt"], upscale: ["scale", "stren
 const INNER = Object.entries(RECORDS).flatMap(([record, names]) => names.map((name) => `${record}.${name}`));
 const FIELDS = [...TEXTS, ...NUMBERS, ...INNER];
 const UNASKED = ["schema", "template"]; // of a recipe, not for a form
-const DEFAULTS = { guidance_rescale: 0, eta: 0, clip_skip: 0, long_prompts: "truncate", negative_prompt: "" };
+const DEFAULTS = { guidance_rescale: 0, eta: 0, clip_skip: 0, long_prompts: "truncate", negative_prompt: "", prompt_syntax: "a1111" };
 
 export class Form {
   constructor(server, models, loras, onProblem) {
@@ -87,6 +87,14 @@ export class Form {
 
   get model() {
     return this.models.find((model) => model.name === this.form.elements.model.value) ?? this.models[0];
+  }
+
+  // A picture's size, for drawing over it; the model's own is left to the model.
+  sizeOf({ width, height }) {
+    const { model } = this;
+    const fits = width % model.multiple === 0 && height % model.multiple === 0;
+    const other = width !== model.width || height !== model.height;
+    return fits && other ? { width, height } : { width: null, height: null };
   }
 
   modelChanged() {
@@ -240,7 +248,7 @@ export class Form {
     }
     this.extra = new Map();
     for (const [name, value] of Object.entries(recipe.request)) {
-      const asks = Array.isArray(value) ? value.length : value;
+      const asks = Array.isArray(value) ? value.length : value !== DEFAULTS[name] && value;
       if (!asks || UNASKED.includes(name) || name === "source" || name in RECORDS || this.form.elements[name]) continue;
       if (this.server.fields.includes(name)) this.extra.set(name, value);
       else lost.push(sentence(`its ${name.replaceAll("_", " ")} cannot be set here`));

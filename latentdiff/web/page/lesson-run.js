@@ -135,7 +135,7 @@ export class LessonRun {
 
   showSheet() {
     const step = this.steps[Number(byId("sheet-slider").value)];
-    const source = `/v1/lessons/${this.lesson.id}/sheets/${step}`;
+    const source = `/v1/lessons/${this.lesson.id}/sheets/${step}?run=${this.lesson.run.began}`;
     const picture = byId("sheet-picture");
     if (picture.getAttribute("src") !== source) picture.src = source;
     picture.alt = `Sample pictures after ${step} updates`;

@@ -94,7 +94,7 @@ async function takeRecipe(recipe, name) {
 function startFrom(entry, then = () => null) {
   return attempt(async () => {
     if (entry.recipe) await takeRecipe(entry.recipe, "");
-    form.set({ seed: null, width: null, height: null, "blend.amount": null, "blend.seed": null, "upscale.scale": null });
+    form.set({ seed: null, ...form.sizeOf(entry), "blend.amount": null, "blend.seed": null, "upscale.scale": null });
     await form.source.start(entry);
     await then();
     lookAt("composer");
@@ -110,6 +110,7 @@ function takePicture(file) {
 async function send(again = false) {
   const body = form.request();
   body.source = await form.source.request(again);
+  if (body.source?.inpaint?.only_masked) body.width = body.height = null; // the model’s size
   try {
     return await post("/v1/images", body);
   } catch (error) {

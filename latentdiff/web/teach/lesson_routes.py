@@ -25,6 +25,8 @@ from latentdiff.web.uploads import MEDIA
 lessons = APIRouter(prefix="/v1/lessons", tags=["lessons"])
 LessonId = Annotated[str, InPath(max_length=64, description="An id of GET /v1/lessons.")]
 PictureName = Annotated[str, InPath(max_length=16, description="A name of the lesson's pictures.")]
+ANEW = {"cache-control": "no-cache"}
+"""Of files whose names another file may have later: the browser asks each time."""
 Text = Annotated[str, Field(max_length=LONGEST_CAPTION)]
 
 
@@ -80,8 +82,9 @@ class CheckView(BaseModel):
 
 
 class RunView(BaseModel):
-    """What a training tells so far."""
+    """What a training tells so far. began: differs from run to run."""
 
+    began: str
     step: int
     minutes: float | None
     ended: Annotated[str, Field(description="finished, time, interrupted; empty while it runs.")]
@@ -230,7 +233,7 @@ def write_caption(
 def picture(lesson_id: LessonId, name: PictureName, studio: TheStudio) -> FileResponse:
     """A picture of a lesson."""
     path = studio.teacher.lessons.picture_file(lesson_id, name)
-    return FileResponse(path, media_type=MEDIA[path.suffix[1:]])
+    return FileResponse(path, media_type=MEDIA[path.suffix[1:]], headers=ANEW)
 
 
 @lessons.delete("/{lesson_id}/pictures/{name}", status_code=204, responses=refusals(404, 422))
@@ -285,4 +288,4 @@ def sheet(
 ) -> FileResponse:
     """The sample pictures that were drawn at a step of the training."""
     path = studio.teacher.lessons.sheet_file(lesson_id, step)
-    return FileResponse(path, media_type="image/png")
+    return FileResponse(path, media_type="image/png", headers=ANEW)

@@ -8,6 +8,7 @@ LESSON/run/                     the training's run folder; run/export is the LoR
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -92,8 +93,9 @@ class Lessons:
             return []
         found = []
         for place in self.folder.iterdir():
-            if (place / "lesson.json").is_file() and NAME.fullmatch(place.name):
-                found.append(self.get(place.name))
+            if (place / "lesson.json").is_file():
+                with contextlib.suppress(NoLessonError):  # another program's, or a broken one
+                    found.append(self.get(place.name))
         return sorted(found, key=lambda lesson: -lesson.created)
 
     def get(self, lesson_id: str) -> Lesson:

@@ -218,6 +218,7 @@ def run_of(lesson: Lesson) -> dict[str, Any] | None:
     if history is None:
         return None
     return {
+        "began": str(history.begins[0].get("time", "")) if history.begins else "",
         "step": history.last_step,
         "minutes": _finite(history.last("minutes")),
         "ended": history.ended,
