@@ -123,6 +123,7 @@ def words(page: Browser, server: Served) -> None:
 def sweep(page: Browser, server: Served) -> None:
     page.open(server.address)
     page.script("document.querySelector('#reset').click()")
+    page.script("document.querySelector('#sweep').open = true")
     page.script(SET, "[data-axis='0']", "steps")
     page.script(SET, "[data-values='0']", "5, 10, 25")
     page.script(SET, "[data-axis='1']", "guidance_scale")
@@ -174,12 +175,15 @@ def phone(page: Browser, server: Served) -> None:
         page, "setDeviceMetricsOverride", width=390, height=1120, deviceScaleFactor=1.5, mobile=True
     )
     show(page, server)
-    page.script("document.querySelector('#settings').open = false; scrollTo(0, 0)")
+    page.script("document.querySelector('#settings').open = false")
+    page.click("Use its settings")
+    time.sleep(1.5)  # it has scrolled to the picture by then
+    page.script("document.activeElement.blur(); scrollTo({top: 0, behavior: 'instant'})")
     save(page, "phone")
     emulate(page, "clearDeviceMetricsOverride")
 
 
-SHOTS = {one.__name__: one for one in (draw, drawing, inpaint, words, sweep, phone, teach)}
+SHOTS = {one.__name__: one for one in (draw, phone, drawing, inpaint, words, sweep, teach)}
 
 
 def main(names: list[str]) -> int:

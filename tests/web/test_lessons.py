@@ -17,6 +17,7 @@ from PIL import Image
 from serving import Served, make_studio, served
 
 from latentdiff.errors import UserError
+from latentdiff.files import FolderLock
 from latentdiff.web.jobs import Job, Line
 from latentdiff.web.limits import Limits
 from latentdiff.web.teach.lessons import Lessons, NoLessonError
@@ -239,6 +240,17 @@ def test_a_lesson_at_work_is_not_removed_and_its_job_outlives_the_page(
         assert server.job(job, wait=0)["state"] == "running"
         server.call("POST", f"/v1/jobs/{job['id']}/stop")
         assert server.job(job)["state"] in ("stopping", "stopped")
+
+
+def test_a_run_of_another_server_is_left_in_peace(server: Served) -> None:
+    name = make_lesson(server, 1)
+    run = server.studio.teacher.lessons.get(name).run
+    with FolderLock(run):
+        for method, path in (("POST", "/training"), ("DELETE", "")):
+            body = {"steps": 3} if path else None
+            refused = server.call(method, f"/v1/lessons/{name}{path}", body)
+            assert refused.json["error"] == "another server teaches this lesson at the moment"
+    assert server.call("DELETE", f"/v1/lessons/{name}").status == 204
 
 
 @pytest.mark.slow

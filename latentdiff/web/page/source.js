@@ -102,6 +102,7 @@ export class Source {
       byId("source-name").textContent = picture.name;
       byId("source-how").textContent = this.how();
       byId("source-unpaint").hidden = mask === null;
+      byId("source-paint").textContent = mask === null ? "Paint a part …" : "Paint …";
       byId("only-masked-field").hidden = mask === null;
       byId("resize-field").hidden = this.inPart;
       byId("strength").placeholder = this.inPart ? "1" : "0.8";

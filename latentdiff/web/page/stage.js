@@ -93,7 +93,7 @@ export class Stage {
     byId("progress").hidden = true;
     byId("caption").hidden = false;
     if (!request) this.words.plain("A picture without a recipe");
-    else if (entry.pictures > 1) this.words.plain(`${request.prompt}: ${entry.pictures} pictures`);
+    else if (entry.pictures > 1) this.words.plain(request.prompt);
     else this.words.show(entry);
     const state = byId("state");
     state.textContent = "";
@@ -147,7 +147,9 @@ export class Stage {
 function facts(entry) {
   const { request, model, loras } = entry.recipe;
   const { blend, source, upscale } = request;
-  const rows = [
+  const named = String(model).split("/").pop();
+  const grid = [["Pictures", entry.pictures], ["Size", `${entry.width} × ${entry.height}`], ["Model", named]];
+  const rows = entry.pictures > 1 ? grid : [
     ["Seed", request.seed],
     ["Variation", blend?.seed == null ? "" : `${blend.amount} towards seed ${blend.seed}`],
     ["From a picture", source ? `${source.inpaint ? "in part, " : ""}change ${source.strength}` : ""],
@@ -157,7 +159,7 @@ function facts(entry) {
     ["Guidance", request.guidance_scale],
     ["Sampler", String(request.scheduler ?? "").replace(/(Discrete|Multistep)?Scheduler$/, "")],
     ["Avoid", request.negative_prompt],
-    ["Model", String(model).split("/").pop()],
+    ["Model", named],
     ["LoRAs", (loras ?? []).map((lora) => `${String(lora.file).split("/").pop().replace(/\.safetensors$/, "")} ${lora.scale}`).join(", ")],
   ];
   return rows

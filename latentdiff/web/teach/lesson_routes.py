@@ -151,6 +151,7 @@ def active_job(lesson_id: str, studio: Studio) -> str | None:
 def _free(lesson_id: str, studio: Studio) -> None:
     if active_job(lesson_id, studio) is not None:
         raise UserError("this lesson is at work; stop it first")
+    teacher.refuse_in_use(studio.teacher.lessons.get(lesson_id))
 
 
 @lessons.get("", responses=refusals())
@@ -247,7 +248,6 @@ def _begin(
     studio: Studio, lesson_id: str, kind: Kind, owner: str, body: TeachingBody | None
 ) -> JobView:
     teaching = None if body is None else Teaching(**body.model_dump())
-    studio.teacher.lessons.get(lesson_id)
     _free(lesson_id, studio)
     job = studio.teacher.job(lesson_id, kind, owner, teaching)
     return bodies.job_view(*studio.teach(job))

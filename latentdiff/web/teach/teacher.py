@@ -177,10 +177,23 @@ def _set_aside(lesson: Lesson) -> None:
     """Make room for a new run; the one before stays beside it."""
     if not lesson.run.exists():
         return
+    refuse_in_use(lesson)
     number = 1
     while (lesson.folder / f"{EARLIER}{number}").exists():
         number += 1
     lesson.run.rename(lesson.folder / f"{EARLIER}{number}")
+
+
+def refuse_in_use(lesson: Lesson) -> None:
+    """UserError while a training runs that is not a job of this server: another's, or one that its
+    server did not outlive."""
+    if not lesson.run.exists():
+        return
+    try:
+        with files.FolderLock(lesson.run):
+            pass
+    except UserError as error:
+        raise UserError("another server teaches this lesson at the moment") from error
 
 
 def _report(lesson: Lesson, teaching: Teaching, job: Job) -> None:
