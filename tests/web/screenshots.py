@@ -26,7 +26,7 @@ from serving import Served, make_studio, served
 
 from latentdiff.scenes.export import export
 from latentdiff.scenes.world import World
-from latentdiff.web.teach import teacher
+from latentdiff.web.teach import process, teacher
 
 DOCS = Path(__file__).parents[2] / "docs" / "images"
 PROMPTS = (
@@ -34,7 +34,7 @@ PROMPTS = (
     *("a rocket in space", "a fox in the forest", "an octopus underwater", "a red car at sunset"),
 )
 SHOWN = "a fox in the forest"
-browsing.PATIENCE = 300.0
+browsing.PATIENCE = 900.0
 
 
 def save(page: Browser, name: str) -> None:
@@ -123,7 +123,7 @@ def words(page: Browser, server: Served) -> None:
 def sweep(page: Browser, server: Served) -> None:
     page.open(server.address)
     page.script("document.querySelector('#reset').click()")
-    page.script("document.querySelector('#sweep').open = true")
+    page.script("for (const id of ['settings', 'sweep']) document.getElementById(id).open = true")
     page.script(SET, "[data-axis='0']", "steps")
     page.script(SET, "[data-values='0']", "5, 10, 25")
     page.script(SET, "[data-axis='1']", "guidance_scale")
@@ -138,18 +138,19 @@ def sweep(page: Browser, server: Served) -> None:
 
 
 def teach(page: Browser, server: Served) -> None:
-    teacher.EVERY = 20  # sooner than a user would want it: this is for a picture
-    teacher.SMALL += ("--validation-pairs=8", "--validation-pictures=4", "--sheet-steps=8")
+    teacher.EVERY = 10  # sooner, and smaller, than a user would want it: this is for a picture
+    teacher.SMALL += ("--validation-pairs=4", "--validation-pictures=4", "--sheet-steps=6")
+    process.NICE = 0
     here = "/v1/lessons/" + server.call("POST", "/v1/lessons", {"title": "a dragon"}).json["id"]
     for k, (caption, picture) in enumerate(dragons(12)):
         sent = f"{here}/pictures?caption={quote(caption)}"
         assert server.call("POST", sent, picture, {"content-type": "image/png"}).status == 201, k
     page.driver.get(f"{server.address}/#teach")
     page.until(lambda: page.count(".lesson-tile") == 12)
-    page.script(SET, "#teaching [name='batch_size']", "4")
+    page.script(SET, "#teaching [name='batch_size']", "2")
     page.script(SET, "#minutes", "20")
     page.click("Teach")
-    page.until(lambda: page.count("#sheet-picture[src*='/sheets/20?']") == 1)
+    page.until(lambda: page.count("#sheet-picture[src*='/sheets/10?']") == 1)
     page.until(lambda: page.script("return document.querySelector('#sheet-picture').complete"))
     page.script("document.querySelector('#lesson-wall').style.maxHeight = '420px'")
     emulate(
@@ -193,7 +194,7 @@ def main(names: list[str]) -> int:
             served(studio) as server,
             chromium(Path(folder) / "profile", width=1280, height=1273) as page,
         ):
-            for seed, prompt in enumerate(PROMPTS):
+            for seed, prompt in enumerate(PROMPTS if names != ["teach"] else ()):
                 server.until(server.draw(prompt=prompt, seed=seed, num_inference_steps=12), "done")
             for name in names or list(SHOTS):
                 SHOTS[name](page, server)
