@@ -32,7 +32,15 @@ FENCE = re.compile(
 LINK = re.compile(
     r"\]\((?!https?:|mailto:|#)(?P<path>[^)#\s]+)(?:#[^)]*)?\)|<img [^>]*src=\"(?P<src>[^\"]+)\""
 )
-GROUPS = {("bench",), ("train",), ("evaluate",), ("scenes",), ("lora",), ("data",), ("data", "cache")}
+GROUPS = {
+    ("bench",),
+    ("train",),
+    ("evaluate",),
+    ("scenes",),
+    ("lora",),
+    ("data",),
+    ("data", "cache"),
+}
 SCRIPT = re.compile(r"-m latentdiff\.train_scripts\.(vae|clip|judge|text_to_image) (?P<rest>.*)")
 
 

@@ -87,15 +87,19 @@ def _plots(
     return [
         Plot(
             title="seconds until the first batch",
-            curves=[Curve("one process", x, seconds)],
+            curves=[Curve(x=x, y=seconds, name="one process")],
             x_label="rows",
         ),
-        Plot(title="peak memory, MiB", curves=[Curve("one process", x, memory)], x_label="rows"),
+        Plot(
+            title="peak memory, MiB",
+            curves=[Curve(x=x, y=memory, name="one process")],
+            x_label="rows",
+        ),
         Plot(
             title="samples read a second",
             curves=[
-                Curve("one process", x, alone),
-                Curve(f"{processes} processes together", x, together),
+                Curve(x=x, y=alone, name="one process"),
+                Curve(x=x, y=together, name=f"{processes} processes together", style=2),
             ],
             x_label="rows",
         ),
