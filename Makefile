@@ -8,9 +8,11 @@ IMAGE ?= cat.png
 NUMERIC := tests/diffusion tests/schedulers tests/test_sampling.py tests/test_seeding.py \
   tests/pipelines/test_parity_with_diffusers.py tests/models/test_autoencoder.py \
   tests/evaluation/test_distances.py tests/evaluation/test_clip_score.py
+DEVICE ?= cuda
+DEVICE_PAGE ?= build/device
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help image test numerics slow torture api check format lint types docs course setup clean
+.PHONY: help image test numerics slow torture api check format lint types docs gpu course setup clean
 
 help:
 	@echo 'make image [PROMPT="a fox in the forest"] [SEED=3] [IMAGE=fox.png]   draw a picture'
@@ -21,6 +23,7 @@ help:
 	@echo 'make numerics the mathematics as processors without AVX-512, and without vectors, compute it'
 	@echo 'make check    format, lint, types, tests, numerics, docs: what CI runs'
 	@echo 'make format   rewrite the code in the house format'
+	@echo 'make gpu      on a GPU: what works there and how fast, on one page (DEVICE=cpu rehearses it)'
 	@echo 'make course   run the pages of the course and draw their plots'
 
 image: $(VENV)/.installed
@@ -68,6 +71,10 @@ types: $(VENV)/.installed-dev
 	cp -R pipelines build/types/latentdiff/pipelines
 	cp -R train_scripts build/types/latentdiff/train_scripts
 	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p latentdiff
+
+# On a machine with a GPU: all that has to work there, timed, on one page. DEVICE=cpu rehearses it.
+gpu: $(VENV)/.installed-dev
+	$(BIN)/latentdiff bench device --device $(DEVICE) -o $(DEVICE_PAGE)
 
 course: $(VENV)/.installed-dev
 	$(BIN)/python docs/course/run_course.py

@@ -46,6 +46,7 @@ INSIDE: dict[str, list[str]] = {
         *("spread", "runners", "worker", "race", "report"),
         *("stand_in", "drawers", "exported", "floor", "work", "generation", "starting"),
         *("training_work", "peer_training", "trainers", "training", "made_up_cache", "scale"),
+        *("device_checks", "device_page"),
     ],
     "data": [
         *("records", "captions", "buckets", "order", "transforms", "bad_samples"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from latentdiff.cli import groups
 
 BENCHES: dict[str, tuple[str, str]] = {
+    "device": ("latentdiff.cli.bench.bench_device", "what works on an accelerator, on one page"),
     "generate": ("latentdiff.cli.bench.bench_generate", "pictures, against the peers"),
     "startup": ("latentdiff.cli.bench.bench_startup", "from the shell to a picture; opening"),
     "weights": ("latentdiff.cli.bench.bench_weights", "write a large random model to be timed"),
