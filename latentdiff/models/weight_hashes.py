@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -29,21 +30,26 @@ class FileHash:
         """Opens the file; UserError when it cannot be read."""
         self.path = path
         try:
-            self._file = path.open("rb")
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError as error:
             raise UserError(f"cannot read {path} ({error.strerror or error})") from error
-        self._state = _state(self._file.fileno())
+        self._descriptor = descriptor
+        self._state = _state(descriptor)
+        self._close = weakref.finalize(self, os.close, descriptor)
 
     @functools.cached_property
     def value(self) -> str:
         """64 hexadecimal digits; "" for a file that was written into since it was opened."""
-        with self._file as file:
+        try:
             kept = _read_kept().get(str(self.path.absolute()))
             if kept is not None and kept[1:] == self._state:
                 return str(kept[0])
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            if _state(file.fileno()) != self._state:
+            with open(self._descriptor, "rb", closefd=False) as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if _state(self._descriptor) != self._state:
                 return ""
+        finally:
+            self._close()
         if self._state[0] >= WORTH_KEEPING:
             _keep(str(self.path.absolute()), [found, *self._state])
         return found

@@ -14,7 +14,7 @@ from latentdiff.sampling import NonFiniteError
 
 @contextlib.contextmanager
 def naming_bad_weights(bundle: Bundle) -> Iterator[None]:
-    """In place of a network's NaN, a UserError that names the weight it comes from, if it does."""
+    """A network's NaN, with the name of the weight it comes from, if it does."""
     try:
         yield
     except NonFiniteError as error:
@@ -22,7 +22,7 @@ def naming_bad_weights(bundle: Bundle) -> Iterator[None]:
             bad = first_bad(getattr(bundle, part))
             if bad is not None:
                 raise UserError(
-                    f"{bundle.source or 'the model'}: {bad} of its {part} holds NaN or infinity; "
-                    "fetch the file again, or load it in float32"
+                    f"{error}; {bad} of its {part} holds NaN or infinity itself: fetch "
+                    f"{bundle.source or 'the model'} again"
                 ) from error
         raise

@@ -30,6 +30,8 @@ def picture(x: Tensor, height: int, width: int) -> Tensor:
 def packs(weight: Tensor) -> bool:
     """Whether oneDNN and MKL have a layout of their own for this weight, and the machine memory for
     it: some is left to others."""
+    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
     return (
         weight.device.type == "cpu"
         and weight.dtype in PACKED_DTYPES
