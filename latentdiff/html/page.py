@@ -74,6 +74,7 @@ svg .fill-1{fill:var(--accent)}svg .fill-2{fill:var(--second)}svg .fill-3{fill:v
 svg .fill-4{fill:var(--fourth)}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(7rem,1fr));gap:.8rem .6rem;
 margin:.75rem 0}
+.samples .pictures{grid-template-columns:repeat(auto-fill,minmax(10rem,1fr))}
 .pictures figure{margin:0;min-width:0}
 .pictures img{display:block;width:100%;aspect-ratio:1;object-fit:contain;background:var(--shade);
 border-radius:6px;outline:1px solid var(--rule);outline-offset:-1px}

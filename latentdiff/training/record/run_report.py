@@ -105,7 +105,7 @@ def _summary(history: RunHistory) -> Html:
     if row is not None and len(history.validated) > 1:
         tiles.append(("held-out change", " ± ".join(change(row))))
     best = best_step(history)
-    if best is not None and len(history.validated) > 1:
+    if best is not None and row is not None and len(history.validated) > 1:
         tiles.append(("best step", f"{best:,}"))
     if history.bad_counts:
         tiles.append(("bad samples", f"{sum(history.bad_counts.values()):,}"))
@@ -171,7 +171,7 @@ def _prompted(sheet: Sheet) -> Html | None:
             shown.append((page.image(data, kind, alt=str(prompt)), prompt))
     except (OSError, ValueError, TypeError, Image.DecompressionBombError):
         return None
-    return page.pictures(shown) if shown else None
+    return page.element("div", page.pictures(shown), class_="samples") if shown else None
 
 
 def _sheet(sheet: Sheet, notes: list[str]) -> Html:
