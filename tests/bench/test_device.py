@@ -44,7 +44,7 @@ def test_a_command_that_fails_says_its_last_line(place: Place) -> None:
 
 def test_a_command_that_does_not_end_is_given_up(place: Place) -> None:
     waiting = Place(device="cpu", folder=place.folder, data=place.data, patience=0.5)
-    with pytest.raises(RuntimeError, match="no end after 0 s|no end after 1 s"):
+    with pytest.raises(RuntimeError, match="no end after"):
         waiting.run("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
 
 
