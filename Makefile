@@ -12,7 +12,8 @@ DEVICE ?= cuda
 DEVICE_PAGE ?= build/device
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help image test numerics slow torture api check format lint types docs gpu course setup clean
+.PHONY: help image test numerics slow torture api check format lint types docs gpu course pictures \
+  setup clean
 
 help:
 	@echo 'make image [PROMPT="a fox in the forest"] [SEED=3] [IMAGE=fox.png]   draw a picture'
@@ -25,6 +26,7 @@ help:
 	@echo 'make format   rewrite the code in the house format'
 	@echo 'make gpu      on a GPU: what works there and how fast, on one page (DEVICE=cpu rehearses it)'
 	@echo 'make course   run the pages of the course and draw their plots'
+	@echo 'make pictures draw the pictures of README.md and docs/ with the embedded model (minutes)'
 
 image: $(VENV)/.installed
 	@$(BIN)/latentdiff generate "$(PROMPT)" --seed $(SEED) -o "$(IMAGE)"
@@ -78,6 +80,9 @@ gpu: $(VENV)/.installed-dev
 
 course: $(VENV)/.installed-dev
 	$(BIN)/python docs/course/run_course.py
+
+pictures: $(VENV)/.installed-dev
+	$(BIN)/python docs/draw_pictures.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tests/docs_examples.py

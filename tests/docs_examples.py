@@ -4,7 +4,9 @@
    folder. A page's blocks after `<!-- not run -->` on the line above the fence are only compiled.
 2. Every `latentdiff …` line of a shell block names a command that exists, with options that its
    `--help` lists. A block after `<!-- run -->` is executed.
-3. Every relative link points to a file of the checkout.
+3. Commands and options in the last column of a table of docs/compare.md exist too: `--option` alone
+   is one of `latentdiff generate`.
+4. Every relative link points to a file of the checkout.
 
 The Python of the course's pages is run by tests/course, with its plots.
 """
@@ -126,6 +128,22 @@ def check_shell(block: Block) -> list[str]:
     return problems
 
 
+def check_tables(page: Path) -> list[str]:
+    """What is wrong with commands in the last cells of a page's tables."""
+    problems = []
+    for number, row in enumerate(page.read_text("utf-8").splitlines(), 1):
+        if not row.startswith("| "):
+            continue
+        last = re.split(r"(?<!\\)\|", row)[-2]
+        for span in re.findall(r"`([^`]+)`", last):
+            span = span.replace("\\|", "|").replace("…", "X")
+            line = f"latentdiff generate {span}" if span.startswith("--") else span
+            problem = check_command(line) if line.startswith("latentdiff ") else None
+            if problem:
+                problems.append(f"{page.relative_to(ROOT)}:{number}: {problem}")
+    return problems
+
+
 def check_python(page: Path, found: list[Block]) -> list[str]:
     names: dict[str, object] = {"__name__": "__main__"}
     before = Path.cwd()
@@ -162,6 +180,7 @@ def main() -> int:
         found = blocks(page)
         count += len(found)
         problems += check_links(page)
+        problems += check_tables(page) if page.name == "compare.md" else []
         for block in found:
             if block.kind in ("bash", "sh", "console"):
                 problems += check_shell(block)
