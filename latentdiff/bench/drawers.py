@@ -45,14 +45,23 @@ def keep(work: Work, name: str, images: Sequence[Any]) -> None:
         np.save(place, np.stack([np.asarray(image) for image in images]))
 
 
-def ours(*, name: str, work: Mapping[str, Any], dtype: str = "float32", **fields: Any) -> Draw:
+def ours(
+    *,
+    name: str,
+    work: Mapping[str, Any],
+    dtype: str = "float32",
+    device: str = "cpu",
+    **fields: Any,
+) -> Draw:
     """`TextToImagePipeline`; fields: further ones of the call, for approximate methods."""
     import torch
 
     from latentdiff.pipelines import TextToImagePipeline
 
     asked = Work(**work)
-    pipeline = TextToImagePipeline.from_pretrained(asked.model, dtype=getattr(torch, dtype))
+    pipeline = TextToImagePipeline.from_pretrained(
+        asked.model, dtype=getattr(torch, dtype), device=device
+    )
 
     def draw(number: int) -> Mapping[str, Any]:
         drawn = pipeline(
@@ -72,7 +81,12 @@ def ours(*, name: str, work: Mapping[str, Any], dtype: str = "float32", **fields
 
 
 def diffusers(
-    *, name: str, work: Mapping[str, Any], dtype: str = "float32", tuned: bool = False
+    *,
+    name: str,
+    work: Mapping[str, Any],
+    dtype: str = "float32",
+    device: str = "cpu",
+    tuned: bool = False,
 ) -> Draw:
     """`StableDiffusionPipeline` as its documentation calls it; tuned: as it advises for speed,
     with channels last, fused projections and a compiled U-Net."""
@@ -82,7 +96,7 @@ def diffusers(
     asked = Work(**work)
     pipeline = StableDiffusionPipeline.from_pretrained(
         asked.model, torch_dtype=getattr(torch, dtype)
-    )
+    ).to(device)
     pipeline.set_progress_bar_config(disable=True)
     if tuned:
         pipeline.unet.to(memory_format=torch.channels_last)

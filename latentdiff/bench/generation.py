@@ -52,6 +52,17 @@ PEERS: dict[str, Drawer] = {
     "openvino": Drawer(name="OpenVINO", maker=f"{HOME}.exported:openvino"),
 }
 """Besides diffusers as a user calls it, by the names of the command line."""
+
+
+def on(device: str) -> tuple[Drawer, ...]:
+    """This project and diffusers, as a user calls it and tuned, on another device than the CPU."""
+    where = (("device", device),)
+    return tuple(
+        replace(drawer, settings=(*drawer.settings, *where))
+        for drawer in (OURS, DIFFUSERS, PEERS["tuned"])
+    )
+
+
 ROUGH: dict[str, Drawer] = {
     "bfloat16": Drawer(
         name="latentdiff, bfloat16",
@@ -151,13 +162,13 @@ def throughput(races: Sequence[tuple[int, int, Race]]) -> list[Plot]:
         curves = []
         for style, name in enumerate(names[:4], 1):
             points = [
-                (row[axis], one.cpu_seconds.value / row[1])
+                (float(row[0] if axis == 0 else row[1]), one.cpu_seconds.value / row[1])
                 for row in races
                 if row[1 - axis] == other
                 for one in row[2].outcomes
                 if one.name == name and not one.trouble
             ]
-            x, y = ([float(p[k]) for p in sorted(points)] for k in (0, 1))
+            x, y = ([point[k] for point in sorted(points)] for k in (0, 1))
             curves.append(Curve(x=x, y=y, name=name, style=style))
         plots.append(Plot(title="CPU-seconds a picture", curves=curves, x_label=title))
     return plots

@@ -56,7 +56,7 @@ def write_stand_in(folder: str | Path, dtype: torch.dtype = torch.float32) -> Pa
             config = {**base[part], **SETTINGS[part]}
             module = build_network(part, config, f"the stand-in's {part}")
             (place / part).mkdir()
-            named = {"_class_name": class_name}
+            named: dict[str, Any] = {"_class_name": class_name}
             if part == "text_encoder":
                 named = {"architectures": [class_name], "model_type": "clip_text_model"}
             write_json(place / part / "config.json", {**named, **config})

@@ -133,7 +133,7 @@ def _load_file(
     other = None if vae is None else load_vae(vae, dtype)
     if file.vae is None and other is None:
         raise UserError(f"{path} holds no autoencoder; give one by --vae FILE_OR_FOLDER")
-    files = dict.fromkeys(folders.NETWORKS, (file.file,))
+    files: dict[str, tuple[FileHash, ...]] = dict.fromkeys(folders.NETWORKS, (file.file,))
     if other is not None:
         files["vae"] = other.files
     return Bundle(

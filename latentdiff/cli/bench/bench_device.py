@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         races.append(
             generation.drawing_race(
                 work,
-                (generation.OURS, *generation.PEERS),
+                generation.on(options.device),
                 repeats=3,
                 warmups=1,
                 threads=1,

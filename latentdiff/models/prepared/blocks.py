@@ -52,7 +52,7 @@ class Resnet:
         hidden = self.norm1(x)
         if own is None or self.scaled:
             hidden = self.conv1(hidden)
-        elif len(own) == 1:
+        elif len(own) == 1 and self.conv1.bias is not None:
             hidden = self.conv1(hidden, bias=self.conv1.bias + own[0])
         else:
             hidden = self.conv1(hidden).add_(own[:, :, None, None])
