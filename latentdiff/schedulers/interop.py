@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from latentdiff.errors import UserError
 from latentdiff.schedulers.base import Bounds, Grid
@@ -12,6 +13,7 @@ from latentdiff.schedulers.foreign import ForeignScheduler, make_foreign
 from latentdiff.schedulers.names import (
     ALIASES,
     OURS,
+    VARIANTS,
     canonical,
     foreign_settings,
     known_names,
@@ -76,7 +78,12 @@ def build(
         spacing=spacing if spacing is not None else config.timestep_spacing,
         steps_offset=config.steps_offset,
     )
-    return _ours(wanted, config, grid, eta=eta or 0.0, sigma_hat=sigma_hat, variance=variance)
+    given: dict[str, Any] = {"eta": eta or 0.0, "sigma_hat": sigma_hat, "variance": variance}
+    if wanted in VARIANTS:
+        _unused(wanted, eta=eta or None, sigma_hat=sigma_hat, variance=variance)
+        wanted, settings = VARIANTS[wanted]
+        given |= settings
+    return _ours(wanted, config, grid, **given)
 
 
 def _ours(

@@ -15,9 +15,21 @@ OURS = {
     "vp-sde-pc": "vp-sde-pc",
     "probability-flow": "probability-flow",
     "probability-flow-adaptive": "probability-flow-adaptive",
+    "ddim-sigma-hat": "ddim-sigma-hat",
+    "ddpm-fixed-small": "ddpm-fixed-small",
+    "ddpm-fixed-large": "ddpm-fixed-large",
+    "ddpm-zero": "ddpm-zero",
     "DDIMScheduler": "ddim",
     "DDPMScheduler": "ddpm",
     "DDIMInverseScheduler": "ddim-inverse",
+}
+
+# name -> (the sampler that it is, settings it stands for)
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim-sigma-hat": ("ddim", {"eta": 1.0, "sigma_hat": True}),
+    "ddpm-fixed-small": ("ddpm", {"variance": "fixed_small"}),
+    "ddpm-fixed-large": ("ddpm", {"variance": "fixed_large"}),
+    "ddpm-zero": ("ddpm", {"variance": "zero"}),
 }
 
 # name -> (diffusers class, settings it stands for)

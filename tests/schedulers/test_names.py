@@ -60,3 +60,15 @@ def test_what_has_no_karras_spacing_is_named(name: str) -> None:
 def test_an_unknown_name_names_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown scheduler 'eulr'; did you mean 'euler'"):
         names.canonical("eulr")
+
+
+def test_a_variant_is_its_sampler_with_its_settings() -> None:
+    hat = interop.build("ddim-sigma-hat", CONFIG, 10)
+    assert hat.noise_std(hat.grid()[0]) > interop.build("ddim", CONFIG, 10, eta=1.0).noise_std(
+        hat.grid()[0]
+    )
+    still = interop.build("ddpm-zero", CONFIG, 10)
+    assert not any(still.needs_noise(step) for step in still.grid())
+    assert interop.build("ddpm-fixed-large", CONFIG, 10).needs_noise(still.grid()[0])
+    with pytest.raises(UserError, match="has no use for eta"):
+        interop.build("ddpm-zero", CONFIG, 10, eta=0.5)

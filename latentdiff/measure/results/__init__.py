@@ -1,0 +1,1 @@
+"""What every measurement keeps and shows: resumable parts, tables, plots, one page."""
