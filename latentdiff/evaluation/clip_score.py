@@ -23,6 +23,7 @@ from torch import Tensor
 
 from latentdiff.errors import UserError
 from latentdiff.evaluation.judge_network import batches, to_array
+from latentdiff.evaluation.saved_weights import quiet_loading
 from latentdiff.pixels import to_pixels
 
 if TYPE_CHECKING:
@@ -117,9 +118,10 @@ def load(folder: str | Path, text_encoder: CLIPTextModel, tokenize: Tokenize) ->
                 f"no CLIP vision tower in {root}: {name} is missing; "
                 "`--no-clip` measures without CLIP scores"
             )
-    found: Any = CLIPVisionModelWithProjection.from_pretrained(
-        root, local_files_only=True, dtype=torch.float32, output_loading_info=True
-    )
+    with quiet_loading():
+        found: Any = CLIPVisionModelWithProjection.from_pretrained(
+            root, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
     vision, info = found
     wrong = sorted([*info["missing_keys"], *info["unexpected_keys"]])
     if wrong:

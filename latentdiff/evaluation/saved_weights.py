@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
@@ -27,3 +29,19 @@ def load_strictly(network: nn.Module, path: Path) -> None:
         wrong = sorted(set(expected.items()) ^ set(found.items()))[0]
         raise UserError(f"{path} does not fit its config.json: {wrong[0]} {wrong[1]}")
     network.load_state_dict(state, strict=True)
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """While transformers loads inside: no bars, and of its messages the errors alone."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

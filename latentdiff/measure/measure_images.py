@@ -117,8 +117,8 @@ def images_report(
         sheets={"pictures": _sheet(first, second, prompts)},
         numbers=_numbers(first, second, found, features),
         notes=(
-            "The Fréchet distance of N pictures is too large by about c/N: compare it only at equal "
-            "N, or take N → ∞. KID has no such bias. The second set counts as fixed.",
+            "The Fréchet distance of N pictures is too large by about c/N: compare it only at "
+            "equal N, or take N → ∞. KID has no such bias. The second set counts as fixed.",
         ),
     )
 

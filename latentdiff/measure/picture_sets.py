@@ -65,9 +65,11 @@ class PictureSet(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """Pictures; calls: of the U-Net for one of them, both halves of guidance counted."""
+    """Pictures and the rows that they are; calls: of the U-Net for one picture, both halves of
+    guidance counted."""
 
     pictures: list[Picture]
+    rows: list[int]
     calls: float = 0.0
 
 
@@ -91,7 +93,7 @@ class RenderedScenes:
         return {"kind": "renders", "world": world, "size": self.size, "items": asked}
 
     def make(self, rows: range) -> Made:
-        return Made(pictures=renders(_of(self.items, rows), self.size))
+        return Made(pictures=renders(_of(self.items, rows), self.size), rows=list(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +139,7 @@ class DrawnPictures:
             pictures = list(drawing.items(self.model.pipeline, items))
         finally:
             hook.remove()
-        return Made(pictures=pictures, calls=seen / len(items))
+        return Made(pictures=pictures, rows=list(rows), calls=seen / len(items))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,14 +171,15 @@ class SourcePictures:
         return {"kind": "source", "name": self.source.name, "stamps": stamps}
 
     def make(self, rows: range) -> Made:
-        chosen, pictures = self.rows(), []
+        chosen, pictures, readable = self.rows(), [], []
         for row in rows:
             try:
                 image = decode(self.source.read(chosen[row])).image
             except BadPicture:
                 continue
             pictures.append(np.asarray(_square(image.convert("RGB"))))
-        return Made(pictures=pictures)
+            readable.append(row)
+        return Made(pictures=pictures, rows=readable)
 
 
 def caption_items(source: Source, count: int) -> tuple[Item, ...]:
@@ -268,8 +271,7 @@ class Readings:
         """The first `count` pictures, all by default, read as they are asked for."""
         left = len(self) if count is None else count
         for part in self.parts():
-            for picture in part[: max(0, left)]:
-                yield picture
+            yield from part[: max(0, left)]
             left -= len(part)
             if left <= 0:
                 return
@@ -297,7 +299,7 @@ def gather(
         began = time.monotonic()
         made = one.make(rows)
         seconds = time.monotonic() - began
-        read = readers.read(made.pictures, _of(one.items, rows)) if made.pictures else {}
+        read = readers.read(made.pictures, _of(one.items, made.rows)) if made.pictures else {}
         each = np.full(len(made.pictures), 1.0)
         shown = {f"picture{n}": picture for n, picture in enumerate(made.pictures)}
         timed = {"calls": made.calls * each, "seconds": seconds / max(1, len(rows)) * each}
@@ -351,7 +353,7 @@ def _key(one: PictureSet, rows: range, asked: dict[str, str]) -> dict[str, Any]:
     return {**one.key(rows), "readers": asked}
 
 
-def _of(items: Sequence[Item], rows: range) -> list[Item]:
+def _of(items: Sequence[Item], rows: Sequence[int]) -> list[Item]:
     return [items[row] for row in rows] if items else []
 
 

@@ -17,6 +17,7 @@ from latentdiff import files
 from latentdiff.errors import UserError
 from latentdiff.evaluation import clip_score
 from latentdiff.evaluation.judge_network import to_array
+from latentdiff.evaluation.saved_weights import quiet_loading
 from latentdiff.files import hub
 from latentdiff.models import model_folder
 from latentdiff.pixels import to_pixels
@@ -78,9 +79,10 @@ def _needed(names: Sequence[str]) -> list[str]:
 def _own(folder: Path) -> VisionFeatures:
     from transformers import CLIPVisionModelWithProjection
 
-    tower: Any = CLIPVisionModelWithProjection.from_pretrained(
-        folder, local_files_only=True, dtype=torch.float32
-    ).eval()
+    with quiet_loading():
+        tower: Any = CLIPVisionModelWithProjection.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32
+        ).eval()
     size = int(tower.config.image_size)
 
     def run(pictures: Pictures) -> Tensor:
@@ -94,24 +96,20 @@ def _own(folder: Path) -> VisionFeatures:
 
 
 def _foreign(name: str, folder: Path) -> VisionFeatures:
-    import transformers
     from transformers import AutoImageProcessor, AutoModel
 
     for needed in ("config.json", _WEIGHTS, _PROCESSOR):
         if not (folder / needed).is_file():
             raise UserError(f"no vision model in {folder}: {needed} is missing")
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # of torchvision, which is not needed
     try:
-        processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        ).eval()
+        with quiet_loading():
+            processor: Any = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+            model: Any = AutoModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            ).eval()
     except (OSError, ValueError, KeyError, TypeError) as error:
         said = str(error).strip() or repr(error)
         raise UserError(f"{folder} is no vision model ({said.splitlines()[0]})") from error
-    finally:
-        transformers.logging.set_verbosity(level)
 
     def run(pictures: Pictures) -> Tensor:
         inputs = processor(list(pictures), return_tensors="pt")

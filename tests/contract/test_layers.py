@@ -39,8 +39,11 @@ INSIDE: dict[str, list[str]] = {
         *("text_to_image", "replay", "explain", "round_trip", "interpolation", "sweep"),
     ],
     "measure": [
-        *("measured_model", "drawing", "photo_classifier", "blind_test"),
+        *("measured_model", "drawing", "photo_classifier", "blind_test", "results"),
         *("measure_alignment", "measure_autoencoder", "measure_classes"),
+        *("vision_features", "picture_sets", "conditioned_latents", "measure_images"),
+        *("measure_sweep", "measure_comparison", "measure_likelihood", "measure_reconstruction"),
+        "trials",
     ],
     "bench": [
         *("spread", "runners", "worker", "race", "report"),

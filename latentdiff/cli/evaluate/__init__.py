@@ -1,4 +1,4 @@
-"""`latentdiff evaluate alignment | autoencoder | blind | classes`: measure a model."""
+"""`latentdiff evaluate MEASUREMENT`: measure a model, or pictures."""
 
 from __future__ import annotations
 
@@ -15,6 +15,30 @@ MEASUREMENTS: dict[str, tuple[str, str]] = {
     "classes": (
         "latentdiff.cli.evaluate.evaluate_classes",
         "does a classifier see each class?",
+    ),
+    "images": (
+        "latentdiff.cli.evaluate.evaluate_images",
+        "how far pictures are from others: FD, KID, CMMD, precision, recall",
+    ),
+    "sweep": (
+        "latentdiff.cli.evaluate.evaluate_sweep",
+        "quality over a grid of steps, eta, guidance, scheduler …",
+    ),
+    "compare": (
+        "latentdiff.cli.evaluate.evaluate_compare",
+        "two models on the same prompts and seeds",
+    ),
+    "likelihood": (
+        "latentdiff.cli.evaluate.evaluate_likelihood",
+        "the variational bound, term by term",
+    ),
+    "reconstruction": (
+        "latentdiff.cli.evaluate.evaluate_reconstruction",
+        "to the noise and back: error over steps",
+    ),
+    "trials": (
+        "latentdiff.cli.evaluate.evaluate_trials",
+        "small trainings side by side: target, schedule, optimizer …",
     ),
     "blind": ("latentdiff.cli.evaluate.evaluate_blind", "numbered pictures for a person to name"),
 }

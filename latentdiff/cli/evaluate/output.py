@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,11 @@ from latentdiff.progress import Progress
 if TYPE_CHECKING:
     from PIL import Image
 
+    from latentdiff.evaluation.judge_network import Judge
+    from latentdiff.evaluation.protocol import Item
     from latentdiff.measure.drawing import Drawing
     from latentdiff.measure.measured_model import MeasuredModel
+    from latentdiff.measure.picture_sets import PictureSet
 
 
 def open_model(options: ModelOptions) -> MeasuredModel:
@@ -52,3 +55,24 @@ def write_sheet(named: str | None, sheet: Callable[[], Image.Image], noun: str) 
         with files.atomic_path(path) as temporary:
             sheet().save(temporary)
         print(f"{noun}: {path}")
+
+
+def judge_of(model: MeasuredModel, folder: Path | None) -> Judge | None:
+    """The judge in the folder named, or the model's own; None where it brings none."""
+    from latentdiff.measure.measured_model import JUDGE_FOLDER
+
+    own = model.folder
+    if folder is None and (own is None or not (own / JUDGE_FOLDER).is_dir()):
+        return None
+    return model.load_judge(folder)
+
+
+def captioned(data: str, count: int, model: MeasuredModel) -> tuple[PictureSet, Sequence[Item]]:
+    """Pictures by a path, or "scenes": the world's, unseen; and what is asked for each."""
+    from latentdiff.measure.picture_sets import caption_items, open_pictures, scenes_for
+
+    if data == "scenes":
+        scenes = scenes_for(model, count)
+        return scenes, scenes.items
+    pictures = open_pictures(data, count)
+    return pictures, caption_items(pictures.source, count)

@@ -37,7 +37,9 @@ class ResultStore:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file; name a folder for the results")
         self.folder = folder
-        files.remove_temporaries(folder / PARTS) if (folder / PARTS).is_dir() else None
+        for left in (folder / PARTS).glob("*"):
+            if files.abandoned(left):  # others may be another process's, at work
+                left.unlink(missing_ok=True)
 
     def path(self, key: Mapping[str, Any]) -> Path:
         """Where the part of a key lies, or would."""

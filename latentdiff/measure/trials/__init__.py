@@ -1,0 +1,1 @@
+"""Small trainings side by side, on the same latents, noise and budget: what a choice changes."""
