@@ -12,7 +12,7 @@ DEVICE ?= cuda
 DEVICE_PAGE ?= build/device
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help image test numerics slow torture api check format lint types docs gpu course pictures \
+.PHONY: help image test numerics slow torture api check format lint types docs gpu course pictures experiments \
   setup clean
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo 'make gpu      on a GPU: what works there and how fast, on one page (DEVICE=cpu rehearses it)'
 	@echo 'make course   run the pages of the course and draw their plots'
 	@echo 'make pictures draw the pictures of README.md and docs/ with the embedded model (minutes)'
+	@echo 'make experiments   measure docs/experiments.md anew (40 minutes of a core)'
 
 image: $(VENV)/.installed
 	@$(BIN)/latentdiff generate "$(PROMPT)" --seed $(SEED) -o "$(IMAGE)"
@@ -83,6 +84,9 @@ course: $(VENV)/.installed-dev
 
 pictures: $(VENV)/.installed-dev
 	$(BIN)/python docs/draw_pictures.py
+
+experiments: $(VENV)/.installed-dev
+	$(BIN)/python docs/experiments/run_experiments.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python tests/docs_examples.py

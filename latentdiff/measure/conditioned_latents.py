@@ -26,7 +26,7 @@ from latentdiff.sampling import ContextAt
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionedLatents:
-    """rows: of the set; pictures: (N, H, W, 3); latents: (N, C, h, w) float32, the posterior's mode.
+    """rows: of the set; pictures: (N, H, W, 3); latents: (N, C, h, w) float32, its mode.
 
     denoiser: the model's, with the guidance that was asked for; context: what it is told of the N
     captions.

@@ -123,7 +123,7 @@ def measure_likelihood(
         return {
             **pictures.key(rows),
             "kind": "bound",
-            "weights": dict(model.hashes),
+            "weights": model.digests,
             "dtype": model.dtype_name,
             "levels": ladder.count,
             "terms": settings.terms,

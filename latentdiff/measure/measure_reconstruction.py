@@ -88,7 +88,7 @@ def measure_reconstruction(
         return {
             **pictures.key(rows),
             "kind": "round trip",
-            "weights": dict(model.hashes),
+            "weights": model.digests,
             "dtype": model.dtype_name,
             "steps": steps,
             "guidance": settings.guidance_scale,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from latentdiff.conditioning.text import tokenize
 from latentdiff.errors import UserError
@@ -48,6 +51,13 @@ class MeasuredModel:
         """Part → SHA-256 of its weights."""
         return dict(self.pipeline.bundle.hashes)
 
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Part → SHA-256 of its weights as they are now, LoRAs included, also for one in memory."""
+        bundle = self.pipeline.bundle
+        parts = {"unet": bundle.unet, "vae": bundle.vae, "text_encoder": bundle.text_encoder}
+        return {name: digest_of(part) for name, part in parts.items()}
+
     def load_judge(self, folder: Path | None = None) -> Judge:
         """The judge from the folder named, or from the model's own; UserError without one."""
         if folder is None and self.folder is None:
@@ -66,3 +76,13 @@ class MeasuredModel:
             bundle.text_encoder,
             lambda prompts: tokenize(bundle.tokenizer, prompts).input_ids,
         )
+
+
+@torch.no_grad()
+def digest_of(module: nn.Module) -> str:
+    """SHA-256 of a network's weights."""
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -27,7 +25,7 @@ from latentdiff.evaluation.clip_score import ClipScorer
 from latentdiff.evaluation.judge_network import Judge, judge_pictures
 from latentdiff.evaluation.protocol import Item
 from latentdiff.measure.drawing import Drawing, Picture, renders, scene_size
-from latentdiff.measure.measured_model import MeasuredModel
+from latentdiff.measure.measured_model import MeasuredModel, digest_of
 from latentdiff.measure.results.store import Arrays, ResultStore, Share
 from latentdiff.measure.vision_features import VisionFeatures
 from latentdiff.pipelines.planning import scheduler_of
@@ -118,8 +116,7 @@ class DrawnPictures:
         asked = [(i.prompt, i.seed, i.subjects, i.setting) for i in _of(self.items, rows)]
         return {
             "kind": "drawn",
-            "weights": dict(self.model.hashes),
-            "loras": self.model.name.split(" + ")[1:],
+            "weights": self.model.digests,
             "dtype": self.model.dtype_name,
             "request": {k: v for k, v in told.items() if k not in PER_PICTURE},
             "negative": self.drawing.request.negative_prompt,
@@ -333,16 +330,6 @@ def _collect(store: ResultStore, one: PictureSet, asked: dict[str, str]) -> Read
 
     calls, seconds = joined.pop("calls"), joined.pop("seconds")
     return Readings(name=one.name, arrays=joined, calls=calls, seconds=seconds, parts=parts)
-
-
-@torch.no_grad()
-def digest_of(module: nn.Module) -> str:
-    """SHA-256 of a network's weights."""
-    found = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def _parts(one: PictureSet) -> list[range]:

@@ -70,3 +70,12 @@ def test_pca_recovers_pictures_of_its_own_rank() -> None:
 def test_mismatched_stacks_are_refused() -> None:
     with pytest.raises(ValueError, match="two equal uint8 stacks"):
         distances.psnr(pictures(2), pictures(3))
+
+
+def test_psnr_equals_scikit_images() -> None:
+    from skimage.metrics import peak_signal_noise_ratio
+
+    random = np.random.default_rng(3)
+    a, b = random.integers(0, 256, (2, 4, 9, 7, 3)).astype(np.uint8)
+    expected = [peak_signal_noise_ratio(x, y, data_range=255) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(distances.psnr(a, b), expected, rtol=1e-12)

@@ -58,7 +58,6 @@ def main(argv: Sequence[str]) -> int:
     from latentdiff.measure import vision_features
     from latentdiff.measure.measure_comparison import compare, comparison_report
     from latentdiff.measure.picture_sets import DrawnPictures, Readers, gather, scenes_for
-    from latentdiff.measure.results.store import ResultStore
 
     features = vision_features.load(options.features)
     first = output.open_model(dataclasses.replace(options.networks, model=options.first, lora=()))
@@ -73,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         for model in (first, second)
     ]
     found = gather(
-        ResultStore(options.results.folder("compare")),
+        results.store_of(options.results, "compare"),
         [scenes_for(first, options.scenes), *sets],
         Readers(features=features, judge=judge),
         share=share,

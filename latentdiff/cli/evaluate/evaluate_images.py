@@ -70,7 +70,6 @@ def main(argv: Sequence[str]) -> int:
     from latentdiff.measure import vision_features
     from latentdiff.measure.measure_images import images_report, set_distances
     from latentdiff.measure.picture_sets import Readers, gather, open_pictures
-    from latentdiff.measure.results.store import ResultStore
 
     features = vision_features.load(options.features)
     models: list[MeasuredModel] = []
@@ -83,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     if options.clip and models and first.items and _has_clip(models[0]):
         scorer = models[0].load_clip()
     share = results.share_of(options.results, "images", argv)
-    store = ResultStore(options.results.folder("images"))
+    store = results.store_of(options.results, "images")
     plain = Readers(features=features)
     bar = results.progress()
     one = gather(

@@ -48,7 +48,6 @@ def main(argv: Sequence[str]) -> int:
         likelihood_report,
         measure_likelihood,
     )
-    from latentdiff.measure.results.store import ResultStore
 
     settings = LikelihoodSettings(
         levels=options.levels, terms=options.terms, variance=options.variance
@@ -61,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         pictures,
         items,
         settings,
-        ResultStore(options.results.folder("likelihood")),
+        results.store_of(options.results, "likelihood"),
         share=share,
         progress=results.progress(),
     )

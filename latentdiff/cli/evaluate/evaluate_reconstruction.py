@@ -48,7 +48,6 @@ def main(argv: Sequence[str]) -> int:
         measure_reconstruction,
         reconstruction_report,
     )
-    from latentdiff.measure.results.store import ResultStore
 
     settings = ReconstructionSettings(
         steps=options.steps, most_calls=options.most_calls, guidance_scale=options.guidance_scale
@@ -61,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         pictures,
         items,
         settings,
-        ResultStore(options.results.folder("reconstruction")),
+        results.store_of(options.results, "reconstruction"),
         share=share,
         progress=results.progress(),
     )

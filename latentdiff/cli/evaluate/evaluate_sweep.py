@@ -68,7 +68,6 @@ def main(argv: Sequence[str]) -> int:
     from latentdiff.measure import measure_sweep as sweeps
     from latentdiff.measure import vision_features
     from latentdiff.measure.picture_sets import Readers, scenes_for
-    from latentdiff.measure.results.store import ResultStore
 
     axes = sweeps.parse_axes(options.sweep)
     features = vision_features.load(options.features)
@@ -86,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         cells,
         scenes_for(model, options.scenes),
         Readers(features=features, judge=output.judge_of(model, options.judge)),
-        ResultStore(options.results.folder("sweep")),
+        results.store_of(options.results, "sweep"),
         batch_size=options.sampling.batch_size,
         held=axes,
         reference_cell=reference,

@@ -58,7 +58,6 @@ def main(argv: Sequence[str]) -> int:
         "measure what a choice changes.",
     )
     from latentdiff.measure import vision_features
-    from latentdiff.measure.results.store import ResultStore
     from latentdiff.measure.trials.trial_data import trial_data
     from latentdiff.measure.trials.trial_recipe import TrialRecipe, recipes_of
     from latentdiff.measure.trials.trial_report import run_trials, trials_report
@@ -73,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     features = vision_features.load(options.features)
     model = output.open_model(options.networks)
     share = results.share_of(options.results, "trials", argv)
-    store = ResultStore(options.results.folder("trials"))
+    store = results.store_of(options.results, "trials")
     data = trial_data(model, options.scenes, store)
     found = run_trials(
         model,

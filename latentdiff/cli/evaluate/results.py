@@ -19,7 +19,7 @@ from latentdiff.progress import Progress
 if TYPE_CHECKING:
     from latentdiff.measure.measured_model import MeasuredModel
     from latentdiff.measure.results.report import Report
-    from latentdiff.measure.results.store import Share
+    from latentdiff.measure.results.store import ResultStore, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,9 @@ class ResultOptions:
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder for page.html, numbers.json, tables.md, plots and sheets, and the parts that a
     measurement goes on from when it is started again; by default outputs/MEASUREMENT."""
+    parts: Path | None = None
+    """Folder of the parts, where several measurements share what they have in common; by default
+    in --output."""
     processes: int = 1
     """Share the work among so many processes on this machine."""
     shard: str | None = None
@@ -42,6 +45,13 @@ class ResultOptions:
     def folder(self, measurement: str) -> Path:
         """Where results go."""
         return (self.output or Path("outputs") / measurement).expanduser()
+
+
+def store_of(options: ResultOptions, measurement: str) -> ResultStore:
+    """Where parts are kept."""
+    from latentdiff.measure.results.store import ResultStore
+
+    return ResultStore((options.parts or options.folder(measurement)).expanduser())
 
 
 def share_of(options: ResultOptions, measurement: str, argv: Sequence[str]) -> Share:

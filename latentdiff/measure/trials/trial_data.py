@@ -65,7 +65,7 @@ def trial_data(model: MeasuredModel, count: int, store: ResultStore) -> TrialDat
         "kind": "trial latents",
         "world": _WORLD_SEED,
         "size": size,
-        "weights": model.hashes["vae"],
+        "weights": model.digests["vae"],
     }
     found = []
     for first in range(0, count, _PART):
@@ -82,7 +82,7 @@ def trial_data(model: MeasuredModel, count: int, store: ResultStore) -> TrialDat
         setting=joined["setting"],
         contexts=_contexts(model),
         pictures=joined["pictures"],
-        key={**shared, "count": count, "text": model.hashes["text_encoder"]},
+        key={**shared, "count": count, "text": model.digests["text_encoder"]},
     )
 
 

@@ -32,7 +32,8 @@ class TrialRecipe:
 
     schedule: the model's "own", or a name of `noise_schedule`; at T timesteps its betas are those
     of 1000 times 1000/T (Nichol & Dhariwal 2021's rule), so that it ends in noise. conditioning:
-    cross-attention alone, or with the pooled text in the timestep and adaptive group norm.
+    cross-attention alone, or with the pooled text in the timestep and adaptive group norm. width:
+    of the U-Net's first level, a multiple of 8; its second is twice as wide.
     """
 
     prediction: str = "v_prediction"
@@ -46,6 +47,7 @@ class TrialRecipe:
     batch_size: int = 16
     samples: int = 4000
     conditioning: Conditioning = "pooled"
+    width: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,6 +61,8 @@ class TrialRecipe:
                 raise unknown_name(name, getattr(self, name), get_args(known))
         if not 2 <= self.timesteps <= 1000:
             raise UserError(f"timesteps is {self.timesteps}, expected 2 … 1000")
+        if self.width < 8 or self.width % 8:
+            raise UserError(f"width is {self.width}, expected a multiple of 8")
         if not 1 <= self.batch_size <= self.samples:
             raise UserError(f"batch_size {self.batch_size} does not fit {self.samples} samples")
 

@@ -184,7 +184,8 @@ def trials_report(
         lead=f"{len(results)} trainings of a U-Net of {int(results[0].arrays['parameters']):,} "
         f"parameters on {len(data.latents):,} scenes of {size} px, latents by {model.name}; the "
         f"same latents, timesteps and noise in all; {base.samples:,} samples each, batch "
-        f"{base.batch_size}, {base.optimizer}, unless swept; then {drawn} pictures each by DDIM, 25 steps, no guidance; training took {seconds} s",
+        f"{base.batch_size}, {base.optimizer}, unless swept; then {drawn} pictures each by "
+        f"DDIM, 25 steps, no guidance; training took {seconds} s",
         tables=[Table(title="Trials", header=header, rows=rows)],
         charts=charts,
         sheets={"pictures": axes_sheet(pictures, names, [r.name for r in results])},

@@ -40,8 +40,8 @@ BINS, STEPS = 10, 25
 _BATCH = 64
 
 
-def build_network(channels: int, width: int, recipe: TrialRecipe) -> Any:
-    """A U-Net of about a million parameters for 16 × 16 latents and contexts `width` wide."""
+def build_network(channels: int, context: int, recipe: TrialRecipe) -> Any:
+    """A small U-Net, 1.3 M parameters by default, for 16 × 16 latents and contexts (L, context)."""
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     pooled = (
@@ -58,12 +58,12 @@ def build_network(channels: int, width: int, recipe: TrialRecipe) -> Any:
         sample_size=SIDE,
         in_channels=channels,
         out_channels=channels,
-        block_out_channels=(32, 64),
+        block_out_channels=(recipe.width, 2 * recipe.width),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=4,
-        cross_attention_dim=width,
+        cross_attention_dim=context,
         norm_num_groups=8,
         **pooled,
     )
@@ -126,7 +126,8 @@ def _train(
         answer = _predict(network, batch["x_t"], t, data.context(rows), T)
         record = weighted_error(answer, batch["target"], batch["weight"])
         if not bool(torch.isfinite(record.loss.detach())):
-            raise UserError(f"the loss of {recipe} is {float(record.loss.detach())} at update {update}")
+            loss = float(record.loss.detach())
+            raise UserError(f"the loss of {recipe} is {loss} at update {update}")
         optimizer.zero_grad(set_to_none=True)
         record.loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

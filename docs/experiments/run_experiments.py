@@ -1,0 +1,187 @@
+"""Runs the experiments of docs/experiments.md and writes what they found into it.
+
+make experiments                                  all of them (about 40 minutes of one core)
+python docs/experiments/run_experiments.py NAME … some
+python docs/experiments/run_experiments.py --write   no measuring: from what lies in outputs/
+
+An experiment is one command of `latentdiff`. Its parts are kept in outputs/experiments, so one that
+was stopped goes on; the page's text stays as it is, and the block of each experiment is made anew:
+command, date, processor, model, table, plots, pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from latentdiff.cli.main import run
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "experiments.md"
+OUTPUTS = Path("outputs") / "experiments"
+WIDEST = 1100
+VERSION = re.compile(r"^# snowglobe, (version \d+)", re.M)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """command: after `latentdiff`; shown: the files of its output that the page shows."""
+
+    command: str
+    shown: tuple[str, ...]
+
+
+PLAIN = "--guidance-scale 1"
+"""The conditional network alone: what the papers' tables are about."""
+EXPERIMENTS = {
+    "steps-and-eta": Experiment(
+        "evaluate sweep --sweep steps=10,20,50,100 "
+        '--sweep "with=eta=0|eta=0.2|eta=0.5|eta=1|scheduler=ddim-sigma-hat" '
+        f"--count 32 --most-calls 1000 {PLAIN}",
+        ("frechet.png", "pictures-1.png"),
+    ),
+    "targets": Experiment(
+        "evaluate trials --sweep prediction=epsilon,v_prediction,sample,posterior_mean "
+        "--base samples=2000",
+        ("loss-by-level.png", "brightness.png", "pictures.png"),
+    ),
+    "guidance": Experiment(
+        "evaluate sweep --sweep guidance_scale=1,3,8 "
+        '--sweep "with=nothing|guidance_rescale=0.7|guidance_start=0.2+guidance_stop=0.8" '
+        "--count 24 --steps 20",
+        ("frechet.png", "setting.png", "pictures-1.png"),
+    ),
+    "speed": Experiment(
+        "evaluate sweep --sweep steps=5,10,20,50 --sweep scheduler=ddim,dpmsolver++,unipc "
+        f"--count 32 --most-calls 1000 {PLAIN}",
+        ("frechet-over-calls.png", "pictures-1.png"),
+    ),
+    "bound": Experiment(
+        "evaluate likelihood --count 32 --terms 12 --levels 100 200 1000",
+        ("terms.png",),
+    ),
+    "reconstruction": Experiment(
+        "evaluate reconstruction --steps 10 20 50 100 --count 16 --most-calls 1200",
+        ("reconstruction.png", "there-and-back.png"),
+    ),
+    "no-noise": Experiment(
+        "evaluate sweep --sweep steps=10,50 "
+        '--sweep "with=scheduler=ddpm-fixed-small|scheduler=ddpm-zero|scheduler=ddim" '
+        f"--count 32 --most-calls 1000 {PLAIN}",
+        ("frechet.png", "pictures-1.png"),
+    ),
+    "schedules": Experiment(
+        'evaluate trials --sweep "with=schedule=own|schedule=linear|schedule=cosine|schedule=su|'
+        'timesteps=100|timesteps=200|prediction=epsilon|prediction=epsilon+weighting=min_snr" '
+        "--base samples=2000",
+        ("loss-by-level.png", "pictures.png"),
+    ),
+    "learning": Experiment(
+        'evaluate trials --sweep "with=optimizer=muon|optimizer=adamw|batch_size=64|'
+        'conditioning=cross" --base samples=2000',
+        ("loss.png", "loss-by-level.png", "pictures.png"),
+    ),
+    "consistency": Experiment(
+        f"evaluate sweep --sweep steps=10,20,50,100,1000 --reference steps=1000 --count 4 {PLAIN}",
+        ("psnr.png", "pictures.png"),
+    ),
+}
+
+
+def words(name: str) -> list[str]:
+    """The command's words, its output and shared parts among them."""
+    return [*shlex.split(EXPERIMENTS[name].command), "-o", str(OUTPUTS / name), "--parts",
+            str(OUTPUTS)]  # fmt: skip
+
+
+def measure(name: str) -> int:
+    """Run one; the command's exit code."""
+    print(f"== {name}", flush=True)
+    sys.argv = ["latentdiff", *words(name)]  # what the numbers remember as their command
+    return run(words(name))
+
+
+def block(name: str) -> str | None:
+    """The part of the page that a measurement makes; None where it has not been made."""
+    folder, found = OUTPUTS / name, EXPERIMENTS[name]
+    if not (folder / "numbers.json").is_file():
+        return None
+    facts = json.loads((folder / "numbers.json").read_text("utf-8"))
+    tables = (folder / "tables.md").read_text("utf-8").strip()
+    lead, _, rest = tables.partition("\n\n")
+    model = facts["models"][0]
+    version = VERSION.search((HERE.parent / "snowglobe.md").read_text("utf-8"))
+    assert version is not None, "docs/snowglobe.md says which version is shipped"
+    weights = ", ".join(f"{part} `{digest[:8]}`" for part, digest in model["hashes"].items())
+    pictures = []
+    for file in found.shown:
+        if (folder / file).is_file():
+            kept = HERE / f"{name}-{file}"
+            kept.write_bytes(small(folder / file))
+            alt = Path(file).stem.replace("-", " ")
+            pictures.append(f"![{alt}](experiments/{kept.name})")
+    return "\n\n".join(
+        [
+            f"```bash\nlatentdiff {found.command}\n```",
+            f"*{facts['environment']['processor']}, {facts['date'][:10]}; "
+            f"snowglobe, {version[1]} ({weights}). {lead}.*",
+            rest,
+            *pictures,
+        ]
+    )
+
+
+def small(path: Path) -> bytes:
+    """A picture no wider than the page wants it, in 256 colours."""
+    image = Image.open(path).convert("RGB")
+    if image.width > WIDEST:
+        height = round(image.height * WIDEST / image.width)
+        image = image.resize((WIDEST, height), Image.Resampling.LANCZOS)
+    held = io.BytesIO()
+    image.quantize(256).save(held, format="PNG", optimize=True)
+    return held.getvalue()
+
+
+def write_page() -> None:
+    """Put every measured block between its marks on the page."""
+    text = PAGE.read_text("utf-8")
+    for name in EXPERIMENTS:
+        marks = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        assert all(text.count(mark) == 1 for mark in marks), f"the page has no place for {name}"
+        made = block(name)
+        if made is not None:
+            before, rest = text.split(marks[0])
+            text = f"{before}{marks[0]}\n\n{made}\n\n{marks[1]}{rest.split(marks[1])[1]}"
+    PAGE.write_text(text, "utf-8")
+
+
+def main(names: list[str]) -> int:
+    """Measure, then write the page after each experiment."""
+    wanted = [] if names == ["--write"] else names or list(EXPERIMENTS)
+    unknown = [name for name in wanted if name not in EXPERIMENTS]
+    if unknown:
+        print(f"no experiment {unknown[0]}; there are {', '.join(EXPERIMENTS)}", file=sys.stderr)
+        return 2
+    for name in wanted:
+        code = measure(name)
+        if code:
+            return code
+        write_page()
+    write_page()
+    return 0
+
+
+def names_on_page() -> list[str]:
+    """The experiments that the page has a place for."""
+    return re.findall(r"<!-- begin ([\w-]+) -->", PAGE.read_text("utf-8"))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
