@@ -44,8 +44,8 @@ EXPERIMENTS = {
     "steps-and-eta": Experiment(
         "evaluate sweep --sweep steps=10,20,50,100 "
         '--sweep "with=eta=0|eta=0.2|eta=0.5|eta=1|scheduler=ddim-sigma-hat" '
-        f"--count 32 --most-calls 1000 {PLAIN}",
-        ("frechet.png", "pictures-1.png"),
+        f"--reference with=eta=0 --count 32 --most-calls 1000 {PLAIN}",
+        ("frechet.png", "difference.png", "pictures-1.png"),
     ),
     "targets": Experiment(
         "evaluate trials --sweep prediction=epsilon,v_prediction,sample,posterior_mean "
@@ -55,12 +55,12 @@ EXPERIMENTS = {
     "guidance": Experiment(
         "evaluate sweep --sweep guidance_scale=1,3,8 "
         '--sweep "with=nothing|guidance_rescale=0.7|guidance_start=0.2+guidance_stop=0.8" '
-        "--count 24 --steps 20",
-        ("frechet.png", "setting.png", "pictures-1.png"),
+        "--reference guidance_scale=1 --count 24 --steps 20",
+        ("frechet.png", "subject.png", "pictures-1.png"),
     ),
     "speed": Experiment(
         "evaluate sweep --sweep steps=5,10,20,50 --sweep scheduler=ddim,dpmsolver++,unipc "
-        f"--count 32 --most-calls 1000 {PLAIN}",
+        f"--reference steps=50 --count 32 --most-calls 1000 {PLAIN}",
         ("frechet-over-calls.png", "pictures-1.png"),
     ),
     "bound": Experiment(
@@ -74,7 +74,7 @@ EXPERIMENTS = {
     "no-noise": Experiment(
         "evaluate sweep --sweep steps=10,50 "
         '--sweep "with=scheduler=ddpm-fixed-small|scheduler=ddpm-zero|scheduler=ddim" '
-        f"--count 32 --most-calls 1000 {PLAIN}",
+        f"--reference with=scheduler=ddpm-fixed-small --count 32 --most-calls 1000 {PLAIN}",
         ("frechet.png", "pictures-1.png"),
     ),
     "schedules": Experiment(

@@ -13,9 +13,9 @@ from latentdiff.evaluation.distances import psnr
 from latentdiff.evaluation.intervals import wilson
 from latentdiff.evaluation.paired import Estimate, clustered_mean, mcnemar
 from latentdiff.evaluation.protocol import Item
-from latentdiff.evaluation.sets.frechet import Moments, distance_of
+from latentdiff.evaluation.sets.frechet import Moments, distance_of, paired_difference
 from latentdiff.evaluation.sets.kernel_distance import kid
-from latentdiff.evaluation.sets.resampling import Interval, groups_of, jackknife
+from latentdiff.evaluation.sets.resampling import Interval
 from latentdiff.measure.picture_sets import Readings
 from latentdiff.measure.results.plots import Chart, Line
 from latentdiff.measure.results.report import Report, Table, interval, share
@@ -65,16 +65,7 @@ def compare(first: Readings, second: Readings, scenes: Readings) -> ModelCompari
     """Two sets whose pictures k have the same prompt and seed, against the same scenes."""
     fixed = Moments.of(scenes.features)
     groups = min(20, len(first))
-    parts = groups_of(len(first), groups)
     wholes = [Moments.of(r.features) for r in (first, second)]
-
-    def apart(left_out: NDArray[np.int64] | None) -> float:
-        found = []
-        for whole, r in zip(wholes, (first, second), strict=True):
-            kept = whole if left_out is None else whole - Moments.of(r.features[left_out])
-            found.append(distance_of(kept, fixed))
-        return found[0] - found[1]
-
     clip = None
     if "text" in first.arrays and "text" in second.arrays:
         scores = [100.0 * (r.arrays["image"] * r.arrays["text"]).sum(axis=1) for r in
@@ -96,7 +87,7 @@ def compare(first: Readings, second: Readings, scenes: Readings) -> ModelCompari
             for name in named
         ],
         frechet=(distance_of(wholes[0], fixed), distance_of(wholes[1], fixed)),
-        frechet_difference=jackknife(apart(None), [apart(part) for part in parts]),
+        frechet_difference=paired_difference(first.features, second.features, fixed, groups=groups),
         kid=(
             kid(first.features, scenes.features, groups=min(groups, len(scenes))),
             kid(second.features, scenes.features, groups=min(groups, len(scenes))),

@@ -50,7 +50,7 @@ def levels_of(schedule: NoiseSchedule, count: int) -> Levels:
     T = schedule.num_train_timesteps
     if not 2 <= count <= T:
         raise UserError(f"{count} levels are out of range; expected 2 … {T}")
-    told = tuple(step.t for step in reversed(grids.grid(T, count, "trailing")))
+    told = tuple(int(step.t) for step in reversed(grids.grid(T, count, "trailing")))
     alpha_bar = schedule.alpha_bar[list(told)]
     before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
     return Levels(count=count, timesteps=told, schedule=NoiseSchedule(1.0 - alpha_bar / before))

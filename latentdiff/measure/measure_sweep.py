@@ -60,7 +60,8 @@ class Cell:
 @dataclass(frozen=True, kw_only=True)
 class CellResult:
     """readings: of the cell's pictures. psnr (dB), likeness (cosine of features): of each of its
-    pictures with the reference cell's, None for that one and where there is none."""
+    pictures with the reference cell's; difference: of its Fréchet distance from that cell's, over
+    the pictures that both have, paired. None for that cell, and where there is none."""
 
     cell: Cell
     readings: Readings
@@ -70,6 +71,7 @@ class CellResult:
     setting: Proportion | None
     psnr: NDArray[np.float64] | None
     likeness: NDArray[np.float64] | None
+    difference: Interval | None
 
     @property
     def calls(self) -> float:
@@ -157,8 +159,9 @@ def measure_sweep(
     by_values = {cell.values: readings for cell, readings in zip(cells, drawn, strict=True)}
     results = []
     for cell, readings in zip(cells, drawn, strict=True):
-        other = by_values.get(_aim(cell.values, held, reference_cell))
-        beside = None if other is None or other is readings else _beside(readings, other)
+        aim = _aim(cell.values, held, reference_cell)
+        other = None if aim is None else by_values.get(aim)
+        beside = None if other is None or other is readings else _beside(readings, other, fixed)
         results.append(
             CellResult(
                 cell=cell,
@@ -175,6 +178,7 @@ def measure_sweep(
                 setting=_right(readings, "setting"),
                 psnr=None if beside is None else beside[0],
                 likeness=None if beside is None else beside[1],
+                difference=None if beside is None else beside[2],
             )
         )
     return results
@@ -192,13 +196,17 @@ def _aim(
     return tuple(wanted.get(name, value) for name, value in zip(names, values, strict=True))
 
 
-def _beside(one: Readings, other: Readings) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _beside(
+    one: Readings, other: Readings, fixed: Moments
+) -> tuple[NDArray[np.float64], NDArray[np.float64], Interval]:
     count = min(len(one), len(other))
+    features = [r.features[:count] for r in (one, other)]
+    difference = frechet.paired_difference(features[0], features[1], fixed, groups=min(20, count))
     pairs = zip(one.pictures(count), other.pictures(count), strict=True)
     decibels = [float(psnr(a[None], b[None])[0]) for a, b in pairs]
     a, b = (r.features[:count].astype(np.float64) for r in (one, other))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.asarray(decibels), (a * b).sum(axis=1) / norms
+    return np.asarray(decibels), (a * b).sum(axis=1) / norms, difference
 
 
 def _right(readings: Readings, name: str) -> Proportion | None:
@@ -221,7 +229,7 @@ def sweep_report(
     beside = any(r.psnr is not None for r in results)
     header = [*(axis.name for axis in axes), "n", "calls", "FD", "KID × 1000"]
     header += ["subject %", "setting %"] if judged else []
-    header += ["PSNR dB", "likeness"] if beside else []
+    header += ["FD − reference", "PSNR dB", "likeness"] if beside else []
     rows = [_row(r, judged, beside) for r in results]
     counts = sorted({len(r.readings) for r in results})
     pictures = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} … {counts[-1]}"
@@ -241,8 +249,10 @@ def sweep_report(
         },
         notes=(
             "FD is too large by about c/n: compare cells of equal n. KID has no such bias. Calls "
-            "count both halves of guidance. PSNR and likeness (cosine of features) are means over "
-            "pictures with those of the reference cell, from the same seeds.",
+            "count both halves of guidance. FD − reference is paired, over the pictures that both "
+            "cells have: what prompts and seeds have in common drops out of its interval. PSNR and "
+            "likeness (cosine of features) are means over pictures with those of the reference "
+            "cell, from the same seeds.",
         ),
     )
 
@@ -259,12 +269,13 @@ def _settings(results: Sequence[CellResult]) -> str:
 
 
 def _row(r: CellResult, judged: bool, beside: bool) -> list[str]:
-    cells = [*r.cell.values, str(len(r.readings)), f"{r.calls:.0f}", interval(r.frechet)]
+    cells = [*r.cell.values, str(len(r.readings)), f"{r.calls:.0f}", interval(r.frechet, 2)]
     cells.append(f"{1e3 * r.kid.value:.2f} [{1e3 * r.kid.low:.2f}, {1e3 * r.kid.high:.2f}]")
     if judged:
         cells += [share(p) for p in (r.subject, r.setting) if p is not None]
     if beside:
-        cells += ["–", "–"] if r.psnr is None or r.likeness is None else [
+        cells += ["–"] * 3 if r.psnr is None or r.likeness is None or r.difference is None else [
+            f"{r.difference.value:+.2f} [{r.difference.low:+.2f}, {r.difference.high:+.2f}]",
             f"{r.psnr.mean():.2f}",
             f"{r.likeness.mean():.3f}",
         ]  # fmt: skip
@@ -295,6 +306,10 @@ def _charts(
         half = 1.96 * float(r.psnr.std(ddof=1)) / math.sqrt(len(r.psnr)) if len(r.psnr) > 1 else 0
         return mean, mean - half, mean + half
 
+    def difference(r: CellResult) -> tuple[float, float, float]:
+        found = r.difference
+        return (math.nan,) * 3 if found is None else (found.value, found.low, found.high)
+
     wanted = [
         ("frechet", "Fréchet distance", distance("frechet", 1.0)),
         ("kid", "KID × 1000", distance("kid", 1e3)),
@@ -305,6 +320,7 @@ def _charts(
             ("setting", "settings named right, %", shares("setting")),
         ]
     if beside:
+        wanted.append(("difference", "FD − reference", difference))
         wanted.append(("psnr", "PSNR to the reference cell, dB", apart))
     charts = [_chart(axes, results, name, label, get) for name, label, get in wanted]
     if len({round(r.calls) for r in results}) > 1:
@@ -393,6 +409,7 @@ def _numbers(axes: Sequence[Axis], r: CellResult) -> dict[str, Any]:
         "kid": r.kid.to_json(),
         "subject": None if r.subject is None else r.subject.to_json(),
         "setting": None if r.setting is None else r.setting.to_json(),
+        "difference": None if r.difference is None else r.difference.to_json(),
         "psnr": None if r.psnr is None else float(r.psnr.mean()),
         "likeness": None if r.likeness is None else float(r.likeness.mean()),
     }

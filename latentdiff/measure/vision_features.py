@@ -89,9 +89,10 @@ def _own(folder: Path) -> VisionFeatures:
         # As it was trained: the whole picture, in [-1, 1].
         stack = np.stack([to_array(picture, size) for picture in pictures])
         embeds: Tensor = tower(pixel_values=to_pixels(stack).contiguous()).image_embeds
-        return embeds
+        # Training compared directions alone. Length √D: x·y/D, which KID's kernel takes, is cos.
+        return torch.nn.functional.normalize(embeds, dim=-1) * embeds.shape[1] ** 0.5
 
-    digest = files.sha256_file(folder / _WEIGHTS)
+    digest = f"{files.sha256_file(folder / _WEIGHTS)}, unit"
     return VisionFeatures(name="snowglobe's CLIP", digest=digest, is_clip=True, run=run)
 
 

@@ -13,6 +13,7 @@ from latentdiff.evaluation.sets.frechet import (
     extrapolated,
     frechet,
     frechet_distance,
+    paired_difference,
 )
 from latentdiff.evaluation.sets.kernel_distance import cmmd, gaussian_kernel, kernel_distance, kid
 
@@ -130,3 +131,19 @@ def test_features_that_do_not_compare_are_refused():
         kid(draw(5), np.full((5, 6), np.nan))
     with pytest.raises(ValueError, match="groups"):
         frechet(draw(5), draw(10))
+
+
+def test_a_paired_difference_knows_that_both_share_their_samples():
+    random = np.random.default_rng(0)
+    data, base = random.normal(size=(400, 6)), random.normal(size=(60, 6))
+    moved = base + np.array([1.0, 0, 0, 0, 0, 0])
+    difference = paired_difference(moved, base, data)
+    alone = [frechet(features, data) for features in (moved, base)]
+    assert difference.value == pytest.approx(alone[0].value - alone[1].value)
+    assert difference.low > 0
+    assert difference.standard_error < np.hypot(*(one.standard_error for one in alone))
+    same = paired_difference(base, base, data)
+    assert same.value == 0
+    assert same.standard_error == 0
+    with pytest.raises(ValueError, match="pairs"):
+        paired_difference(moved[:5], base, data)

@@ -58,7 +58,8 @@ def png(chart: Chart) -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**_STYLE, "axes.prop_cycle": matplotlib.cycler(color=COLOURS)}):
+    style: dict[Any, Any] = dict(_STYLE)
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         ax = figure.add_subplot()
         for number, line in enumerate(chart.lines):
@@ -87,10 +88,10 @@ def _draw(ax: Any, line: Line, colour: str) -> None:
 def _axes(ax: Any, chart: Chart) -> None:
     if chart.log_x:
         ax.set_xscale("log")
-        values = sorted({x for line in chart.lines for x in line.x})
-        if 1 < len(values) <= 12:
-            ax.set_xticks(values, [f"{v:g}" for v in values])
-            ax.minorticks_off()
+    values = sorted({x for line in chart.lines for x in line.x})
+    if 1 < len(values) <= 8 and chart.names is None:
+        ax.set_xticks(values, [f"{v:g}" for v in values])
+        ax.minorticks_off()
     if chart.log_y:
         ax.set_yscale("log")
     if chart.names is not None:

@@ -60,8 +60,8 @@ class ResultStore:
 
     def put(self, key: Mapping[str, Any], arrays: Arrays) -> None:
         """Write a part in one piece."""
-        held = io.BytesIO()
-        np.savez_compressed(held, **{_KEY: np.array(_text(key)), **arrays})
+        held, whole = io.BytesIO(), {_KEY: np.array(_text(key)), **arrays}
+        np.savez_compressed(held, allow_pickle=False, **whole)
         files.write_bytes(self.path(key), held.getvalue())
 
 

@@ -69,10 +69,11 @@ def trial_data(model: MeasuredModel, count: int, store: ResultStore) -> TrialDat
     }
     found = []
     for first in range(0, count, _PART):
-        key = {**shared, "first": first, "count": min(_PART, count - first)}
+        rows = range(first, min(first + _PART, count))
+        key = {**shared, "first": first, "count": len(rows)}
         part = store.get(key)
         if part is None:
-            part = _encoded(model, world, range(first, first + key["count"]))
+            part = _encoded(model, world, rows)
             store.put(key, part)
         found.append(part)
     joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
