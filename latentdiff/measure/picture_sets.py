@@ -289,6 +289,7 @@ def gather(
     mine = share or Share()
     asked = readers.key()
     work = [(one, rows, _key(one, rows, asked)) for one in sets for rows in _parts(one)]
+    work.sort(key=lambda piece: -piece[0].cost() * len(piece[1]))  # dealt out evenly
     work = [piece for number, piece in enumerate(work) if mine.mine(number)]
     missing = [piece for piece in work if not store.has(piece[2])]
     total, done = sum(one.cost() * len(rows) for one, rows, _ in missing), 0

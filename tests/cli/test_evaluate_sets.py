@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from latentdiff.cli.main import run
+from latentdiff.measure import picture_sets
 from latentdiff.measure.results import plots, report, store
 
 FAST = ("--device", "cpu", "--dtype", "float32")
@@ -23,9 +25,17 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 def sweep(model: Path, out: Path, *more: str) -> int:
     axes = ("--sweep", "steps=2,3", "--sweep", "with=eta=0|scheduler=ddim-sigma-hat")
-    sizes = ("--count", "18", "--scenes", "8", "--reference", "steps=3")
+    sizes = ("--count", "6", "--scenes", "8", "--reference", "steps=3")
     where = ("--model", str(model), "-o", str(out), *FAST)
     return run(["evaluate", "sweep", *axes, *sizes, *where, *more])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_parts() -> Iterator[None]:
+    """Several parts of few pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(picture_sets, "PART", 4)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +58,10 @@ def test_a_sweep_measures_every_cell_and_writes_one_page(whole: Path) -> None:
         (steps, kind) for kind in ("eta=0", "scheduler=ddim-sigma-hat") for steps in ("2", "3")
     ]
     for cell in found["cells"]:
-        assert cell["pictures"] == 18 and cell["calls"] == 2 * int(cell["steps"])
+        assert cell["pictures"] == 6 and cell["calls"] == 2 * int(cell["steps"])
         assert cell["frechet"]["low"] < cell["frechet"]["value"] < cell["frechet"]["high"]
         assert (cell["psnr"] is None) == (cell["steps"] == "3")
-        assert cell["setting"]["count"] == 18
+        assert cell["setting"]["count"] == 6
     assert found["command"] and found["models"][0]["hashes"]["unet"] and found["date"]
     page = (whole / report.PAGE).read_text("utf-8")
     assert "http" not in page.split("<body>")[1] and "data:image/png" in page
