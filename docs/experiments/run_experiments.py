@@ -1,6 +1,6 @@
 """Runs the experiments of docs/experiments.md and writes what they found into it.
 
-make experiments                                  all of them (about 40 minutes of one core)
+make experiments                                  all of them (about half an hour of one core)
 python docs/experiments/run_experiments.py NAME … some
 python docs/experiments/run_experiments.py --write   no measuring: from what lies in outputs/
 
@@ -42,25 +42,25 @@ PLAIN = "--guidance-scale 1"
 """The conditional network alone: what the papers' tables are about."""
 EXPERIMENTS = {
     "steps-and-eta": Experiment(
-        "evaluate sweep --sweep steps=10,20,50,100 "
+        "evaluate sweep --sweep steps=10,20,50 "
         '--sweep "with=eta=0|eta=0.2|eta=0.5|eta=1|scheduler=ddim-sigma-hat" '
-        f"--reference with=eta=0 --count 32 --most-calls 1000 {PLAIN}",
+        f"--reference with=eta=0 --count 32 --most-calls 640 {PLAIN}",
         ("frechet.png", "difference.png", "pictures-1.png"),
     ),
     "targets": Experiment(
         "evaluate trials --sweep prediction=epsilon,v_prediction,sample,posterior_mean "
-        "--base samples=2000",
+        "--base samples=1600",
         ("loss-by-level.png", "brightness.png", "pictures.png"),
     ),
     "guidance": Experiment(
         "evaluate sweep --sweep guidance_scale=1,3,8 "
         '--sweep "with=nothing|guidance_rescale=0.7|guidance_start=0.2+guidance_stop=0.8" '
-        "--reference guidance_scale=1 --count 24 --steps 20",
+        "--reference guidance_scale=1 --count 24 --steps 12",
         ("frechet.png", "subject.png", "pictures-1.png"),
     ),
     "speed": Experiment(
         "evaluate sweep --sweep steps=5,10,20,50 --sweep scheduler=ddim,dpmsolver++,unipc "
-        f"--reference steps=50 --count 32 --most-calls 1000 {PLAIN}",
+        f"--reference steps=50 --count 32 --most-calls 640 {PLAIN}",
         ("frechet-over-calls.png", "pictures-1.png"),
     ),
     "bound": Experiment(
@@ -68,24 +68,24 @@ EXPERIMENTS = {
         ("terms.png",),
     ),
     "reconstruction": Experiment(
-        "evaluate reconstruction --steps 10 20 50 100 --count 16 --most-calls 1200",
+        "evaluate reconstruction --steps 10 20 50 100 --count 16 --most-calls 640",
         ("reconstruction.png", "there-and-back.png"),
     ),
     "no-noise": Experiment(
         "evaluate sweep --sweep steps=10,50 "
         '--sweep "with=scheduler=ddpm-fixed-small|scheduler=ddpm-zero|scheduler=ddim" '
-        f"--reference with=scheduler=ddpm-fixed-small --count 32 --most-calls 1000 {PLAIN}",
+        f"--reference with=scheduler=ddpm-fixed-small --count 32 --most-calls 640 {PLAIN}",
         ("frechet.png", "pictures-1.png"),
     ),
     "schedules": Experiment(
         'evaluate trials --sweep "with=schedule=own|schedule=linear|schedule=cosine|schedule=su|'
         'timesteps=100|timesteps=200|prediction=epsilon|prediction=epsilon+weighting=min_snr" '
-        "--base samples=2000",
+        "--base samples=1600",
         ("loss-by-level.png", "pictures.png"),
     ),
     "learning": Experiment(
         'evaluate trials --sweep "with=optimizer=muon|optimizer=adamw|batch_size=64|'
-        'conditioning=cross" --base samples=2000',
+        'conditioning=cross" --base samples=1600',
         ("loss.png", "loss-by-level.png", "pictures.png"),
     ),
     "consistency": Experiment(
