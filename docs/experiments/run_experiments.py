@@ -40,6 +40,7 @@ class Experiment:
 
 PLAIN = "--guidance-scale 1"
 """The conditional network alone: what the papers' tables are about."""
+FRAMES = "frames.png"
 EXPERIMENTS = {
     "steps-and-eta": Experiment(
         "evaluate sweep --sweep steps=10,20,50 "
@@ -92,13 +93,19 @@ EXPERIMENTS = {
         f"evaluate sweep --sweep steps=10,20,50,100,1000 --reference steps=1000 --count 4 {PLAIN}",
         ("psnr.png", "pictures.png"),
     ),
+    "interpolation": Experiment(
+        'interpolate "a snowman in the snow" "a castle at night" --seeds 1,2 --frames 7 --steps 20',
+        (FRAMES,),
+    ),
 }
 
 
 def words(name: str) -> list[str]:
     """The command's words, its output and shared parts among them."""
-    return [*shlex.split(EXPERIMENTS[name].command), "-o", str(OUTPUTS / name), "--parts",
-            str(OUTPUTS)]  # fmt: skip
+    command, folder = shlex.split(EXPERIMENTS[name].command), OUTPUTS / name
+    if command[0] != "evaluate":
+        return [*command, "-o", str(folder / FRAMES)]
+    return [*command, "-o", str(folder), "--parts", str(OUTPUTS)]
 
 
 def measure(name: str) -> int:
@@ -111,8 +118,9 @@ def measure(name: str) -> int:
 def block(name: str) -> str | None:
     """The part of the page that a measurement makes; None where it has not been made."""
     folder, found = OUTPUTS / name, EXPERIMENTS[name]
+    shown = [file for file in found.shown if (folder / file).is_file()]
     if not (folder / "numbers.json").is_file():
-        return None
+        return made_of(name, found.command, "", "", shown) if shown else None
     facts = json.loads((folder / "numbers.json").read_text("utf-8"))
     tables = (folder / "tables.md").read_text("utf-8").strip()
     lead, _, rest = tables.partition("\n\n")
@@ -120,22 +128,23 @@ def block(name: str) -> str | None:
     version = VERSION.search((HERE.parent / "snowglobe.md").read_text("utf-8"))
     assert version is not None, "docs/snowglobe.md says which version is shipped"
     weights = ", ".join(f"{part} `{digest[:8]}`" for part, digest in model["hashes"].items())
-    pictures = []
-    for file in found.shown:
-        if (folder / file).is_file():
-            kept = HERE / f"{name}-{file}"
-            kept.write_bytes(small(folder / file))
-            alt = Path(file).stem.replace("-", " ")
-            pictures.append(f"![{alt}](experiments/{kept.name})")
-    return "\n\n".join(
-        [
-            f"```bash\nlatentdiff {found.command}\n```",
-            f"*{facts['environment']['processor']}, {facts['date'][:10]}; "
-            f"snowglobe, {version[1]} ({weights}). {lead}.*",
-            rest,
-            *pictures,
-        ]
+    made_by = (
+        f"*{facts['environment']['processor']}, {facts['date'][:10]}; "
+        f"snowglobe, {version[1]} ({weights}). {lead}.*"
     )
+    return made_of(name, found.command, made_by, rest, shown)
+
+
+def made_of(name: str, command: str, made_by: str, tables: str, shown: list[str]) -> str:
+    """The block: command, what measured it, tables, and pictures, which are kept beside."""
+    pictures = []
+    for file in shown:
+        kept = HERE / f"{name}-{file}"
+        kept.write_bytes(small(OUTPUTS / name / file))
+        alt = Path(file).stem.replace("-", " ")
+        pictures.append(f"![{alt}](experiments/{kept.name})")
+    parts = [f"```bash\nlatentdiff {command}\n```", made_by, tables, *pictures]
+    return "\n\n".join(part for part in parts if part)
 
 
 def small(path: Path) -> bytes:
