@@ -27,7 +27,7 @@ help:
 	@echo 'make gpu      on a GPU: what works there and how fast, on one page (DEVICE=cpu rehearses it)'
 	@echo 'make course   run the pages of the course and draw their plots'
 	@echo 'make pictures draw the pictures of README.md and docs/ with the embedded model (minutes)'
-	@echo 'make experiments   measure docs/experiments.md anew (half an hour of a core)'
+	@echo 'make experiments   measure docs/experiments.md anew (20 minutes of a core)'
 
 image: $(VENV)/.installed
 	@$(BIN)/latentdiff generate "$(PROMPT)" --seed $(SEED) -o "$(IMAGE)"

@@ -1,6 +1,6 @@
 """Runs the experiments of docs/experiments.md and writes what they found into it.
 
-make experiments                                  all of them (about half an hour of one core)
+make experiments                                  all of them (about 20 minutes of one core)
 python docs/experiments/run_experiments.py NAME … some
 python docs/experiments/run_experiments.py --write   no measuring: from what lies in outputs/
 
@@ -45,52 +45,52 @@ EXPERIMENTS = {
     "steps-and-eta": Experiment(
         "evaluate sweep --sweep steps=10,20,50 "
         '--sweep "with=eta=0|eta=0.2|eta=0.5|eta=1|scheduler=ddim-sigma-hat" '
-        f"--reference with=eta=0 --count 32 --most-calls 640 {PLAIN}",
+        f"--reference with=eta=0 --count 24 --most-calls 400 {PLAIN}",
         ("frechet.png", "difference.png", "pictures-1.png"),
     ),
     "targets": Experiment(
         "evaluate trials --sweep prediction=epsilon,v_prediction,sample,posterior_mean "
-        "--base samples=1600",
+        "--base samples=960 --count 64",
         ("loss-by-level.png", "brightness.png", "pictures.png"),
     ),
     "guidance": Experiment(
         "evaluate sweep --sweep guidance_scale=1,3,8 "
         '--sweep "with=nothing|guidance_rescale=0.7|guidance_start=0.2+guidance_stop=0.8" '
-        "--reference guidance_scale=1 --count 24 --steps 12",
+        "--reference guidance_scale=1 --count 16 --steps 12",
         ("frechet.png", "subject.png", "pictures-1.png"),
     ),
     "speed": Experiment(
         "evaluate sweep --sweep steps=5,10,20,50 --sweep scheduler=ddim,dpmsolver++,unipc "
-        f"--reference steps=50 --count 32 --most-calls 640 {PLAIN}",
+        f"--reference steps=50 --count 24 --most-calls 400 {PLAIN}",
         ("frechet-over-calls.png", "pictures-1.png"),
     ),
     "bound": Experiment(
-        "evaluate likelihood --count 32 --terms 12 --levels 100 200 1000",
+        "evaluate likelihood --count 32 --terms 10 --levels 100 200 1000",
         ("terms.png",),
     ),
     "reconstruction": Experiment(
-        "evaluate reconstruction --steps 10 20 50 100 --count 16 --most-calls 640",
+        "evaluate reconstruction --steps 10 20 50 100 --count 12 --most-calls 400",
         ("reconstruction.png", "there-and-back.png"),
     ),
     "no-noise": Experiment(
         "evaluate sweep --sweep steps=10,50 "
         '--sweep "with=scheduler=ddpm-fixed-small|scheduler=ddpm-zero|scheduler=ddim" '
-        f"--reference with=scheduler=ddpm-fixed-small --count 32 --most-calls 640 {PLAIN}",
+        f"--reference with=scheduler=ddpm-fixed-small --count 24 --most-calls 400 {PLAIN}",
         ("frechet.png", "pictures-1.png"),
     ),
     "schedules": Experiment(
         'evaluate trials --sweep "with=schedule=own|schedule=linear|schedule=cosine|schedule=su|'
         'timesteps=100|timesteps=200|prediction=epsilon|prediction=epsilon+weighting=min_snr" '
-        "--base samples=1600",
+        "--base samples=960 --count 64",
         ("loss-by-level.png", "pictures.png"),
     ),
     "learning": Experiment(
         'evaluate trials --sweep "with=optimizer=muon|optimizer=adamw|batch_size=64|'
-        'conditioning=cross" --base samples=1600',
+        'conditioning=cross" --base samples=960 --count 64',
         ("loss.png", "loss-by-level.png", "pictures.png"),
     ),
     "consistency": Experiment(
-        f"evaluate sweep --sweep steps=10,20,50,100,1000 --reference steps=1000 --count 4 {PLAIN}",
+        f"evaluate sweep --sweep steps=10,20,50,100,500 --reference steps=500 --count 4 {PLAIN}",
         ("psnr.png", "pictures.png"),
     ),
     "interpolation": Experiment(
