@@ -45,7 +45,7 @@ EXPERIMENTS = {
     "steps-and-eta": Experiment(
         "evaluate sweep --sweep steps=10,20,50 "
         '--sweep "with=eta=0|eta=0.2|eta=0.5|eta=1|scheduler=ddim-sigma-hat" '
-        f"--reference with=eta=0 --count 24 --most-calls 400 {PLAIN}",
+        f"--reference with=eta=0 --count 16 --most-calls 320 {PLAIN}",
         ("frechet.png", "difference.png", "pictures-1.png"),
     ),
     "targets": Experiment(
@@ -61,7 +61,7 @@ EXPERIMENTS = {
     ),
     "speed": Experiment(
         "evaluate sweep --sweep steps=5,10,20,50 --sweep scheduler=ddim,dpmsolver++,unipc "
-        f"--reference steps=50 --count 24 --most-calls 400 {PLAIN}",
+        f"--reference steps=50 --count 16 --most-calls 320 {PLAIN}",
         ("frechet-over-calls.png", "pictures-1.png"),
     ),
     "bound": Experiment(
@@ -75,7 +75,7 @@ EXPERIMENTS = {
     "no-noise": Experiment(
         "evaluate sweep --sweep steps=10,50 "
         '--sweep "with=scheduler=ddpm-fixed-small|scheduler=ddpm-zero|scheduler=ddim" '
-        f"--reference with=scheduler=ddpm-fixed-small --count 24 --most-calls 400 {PLAIN}",
+        f"--reference with=scheduler=ddpm-fixed-small --count 16 --most-calls 320 {PLAIN}",
         ("frechet.png", "pictures-1.png"),
     ),
     "schedules": Experiment(
@@ -158,6 +158,32 @@ def small(path: Path) -> bytes:
     return held.getvalue()
 
 
+def draw_loss_table() -> None:
+    """The table of optimizers in docs/snowglobe.md as a plot: held-out loss over samples."""
+    from latentdiff.measure.results import plots
+
+    text = (HERE.parent / "snowglobe.md").read_text("utf-8")
+    rows = [
+        [cell.strip(" *") for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if re.match(r"\| (AdamW|Muon|the same).*\| \d+ \| 0\.", line)
+    ]
+    lines = []
+    for name, batch, *losses in rows:
+        points = [(1000.0 * (k + 1), float(x)) for k, x in enumerate(losses) if x != "–"]
+        x, y = zip(*points, strict=True)
+        lines.append(plots.Line(name=f"{name}, batch {batch}", x=x, y=y))
+    if lines and plots.there():
+        chart = plots.Chart(
+            name="loss",
+            title="Held-out loss (docs/snowglobe.md; the last 30 % with a falling rate)",
+            x_label="samples",
+            y_label="loss on v",
+            lines=lines,
+        )
+        (HERE / "learning-snowglobe.png").write_bytes(plots.png(chart))
+
+
 def write_page() -> None:
     """Put every measured block between its marks on the page."""
     text = PAGE.read_text("utf-8")
@@ -184,6 +210,7 @@ def main(names: list[str]) -> int:
             return code
         write_page()
     write_page()
+    draw_loss_table()
     return 0
 
 

@@ -28,10 +28,10 @@ from latentdiff.evaluation.protocol import Item
 from latentdiff.measure.conditioned_latents import encode
 from latentdiff.measure.drawing import Drawing
 from latentdiff.measure.measured_model import MeasuredModel
-from latentdiff.measure.picture_sets import PART, PictureSet, Progress
+from latentdiff.measure.picture_sets import PART, PictureSet
 from latentdiff.measure.results.plots import Chart, Line
 from latentdiff.measure.results.report import Report, Table
-from latentdiff.measure.results.store import Arrays, ResultStore, Share
+from latentdiff.measure.results.store import Arrays, ResultStore, Work
 
 BINS = 10
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
@@ -107,18 +107,14 @@ def measure_likelihood(
     pictures: PictureSet,
     items: Sequence[Item],
     settings: LikelihoodSettings,
-    store: ResultStore,
-    *,
-    share: Share | None = None,
-    progress: Progress | None = None,
+    work: Work,
 ) -> list[BoundTerms]:
     """The terms at every number of levels; [] for one share of several."""
-    mine = share or Share()
     schedule = model.pipeline.bundle.scheduler_config.noise_schedule()
     ladders = [levels_of(schedule, count) for count in settings.levels]
     parts = [range(k, min(k + PART, len(pictures))) for k in range(0, len(pictures), PART)]
-    work = [(ladder, rows) for ladder in ladders for rows in parts]
-    work = [piece for number, piece in enumerate(work) if mine.mine(number)]
+    pieces = [(ladder, rows) for ladder in ladders for rows in parts]
+    pieces = [piece for number, piece in enumerate(pieces) if work.share.mine(number)]
 
     def key(ladder: Levels, rows: range) -> dict[str, Any]:
         return {
@@ -132,17 +128,18 @@ def measure_likelihood(
             "prompts": [items[row].prompt for row in rows],
         }
 
-    missing = [(ladder, rows) for ladder, rows in work if not store.has(key(ladder, rows))]
+    missing = [(ladder, rows) for ladder, rows in pieces if not work.store.has(key(ladder, rows))]
     calls = settings.terms + 1
     total, done = sum(len(rows) * calls for _, rows in missing), 0
     for ladder, rows in missing:
-        store.put(key(ladder, rows), _terms(model, pictures, items, rows, ladder, settings))
+        work.store.put(key(ladder, rows), _terms(model, pictures, items, rows, ladder, settings))
         done += len(rows) * calls
-        if progress is not None:
-            progress(done, total)
-    if mine.count > 1:
+        work.tell(done, total)
+    if not work.whole:
         return []
-    return [_joined(store, ladder, [key(ladder, rows) for rows in parts]) for ladder in ladders]
+    return [
+        _joined(work.store, ladder, [key(ladder, rows) for rows in parts]) for ladder in ladders
+    ]
 
 
 def _terms(

@@ -22,10 +22,10 @@ from latentdiff.evaluation.protocol import Item
 from latentdiff.measure.conditioned_latents import ConditionedLatents, encode
 from latentdiff.measure.drawing import Drawing
 from latentdiff.measure.measured_model import MeasuredModel
-from latentdiff.measure.picture_sets import PART, PictureSet, Progress
+from latentdiff.measure.picture_sets import PART, PictureSet
 from latentdiff.measure.results.plots import Chart, Line
 from latentdiff.measure.results.report import Report, Table
-from latentdiff.measure.results.store import Arrays, ResultStore, Share
+from latentdiff.measure.results.store import Arrays, ResultStore, Work
 from latentdiff.pixels import to_pictures
 from latentdiff.sampling import denoise
 from latentdiff.schedulers import interop
@@ -68,13 +68,9 @@ def measure_reconstruction(
     pictures: PictureSet,
     items: Sequence[Item],
     settings: ReconstructionSettings,
-    store: ResultStore,
-    *,
-    share: Share | None = None,
-    progress: Progress | None = None,
+    work: Work,
 ) -> list[RoundTrips]:
     """There and back at every number of steps; [] for one share of several."""
-    mine = share or Share()
     parts = {
         steps: [
             range(k, min(k + PART, settings.count(steps, len(pictures))))
@@ -95,19 +91,18 @@ def measure_reconstruction(
             "prompts": [items[row].prompt for row in rows],
         }
 
-    work = [(steps, rows) for steps in settings.steps for rows in parts[steps]]
-    work = [piece for number, piece in enumerate(work) if mine.mine(number)]
-    missing = [(steps, rows) for steps, rows in work if not store.has(key(steps, rows))]
+    pieces = [(steps, rows) for steps in settings.steps for rows in parts[steps]]
+    pieces = [piece for number, piece in enumerate(pieces) if work.share.mine(number)]
+    missing = [(steps, rows) for steps, rows in pieces if not work.store.has(key(steps, rows))]
     total, done = sum(2 * steps * len(rows) for steps, rows in missing), 0
     for steps, rows in missing:
         data = encode(model, pictures, items, rows, Drawing(request=request))
-        store.put(key(steps, rows), _there_and_back(model, data, steps))
+        work.store.put(key(steps, rows), _there_and_back(model, data, steps))
         done += 2 * steps * len(rows)
-        if progress is not None:
-            progress(done, total)
-    if mine.count > 1:
+        work.tell(done, total)
+    if not work.whole:
         return []
-    return [_joined(store, s, [key(s, rows) for rows in parts[s]]) for s in settings.steps]
+    return [_joined(work.store, s, [key(s, rows) for rows in parts[s]]) for s in settings.steps]
 
 
 @torch.inference_mode()

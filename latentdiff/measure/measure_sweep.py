@@ -30,14 +30,13 @@ from latentdiff.measure.measured_model import MeasuredModel
 from latentdiff.measure.picture_sets import (
     DrawnPictures,
     PictureSet,
-    Progress,
     Readers,
     Readings,
     gather,
 )
 from latentdiff.measure.results.plots import Chart, Line
 from latentdiff.measure.results.report import Report, Table, interval, share
-from latentdiff.measure.results.store import ResultStore, Share
+from latentdiff.measure.results.store import Work
 from latentdiff.pipelines.request import Request
 from latentdiff.pipelines.sweep import Axis, parse_axis, with_value
 from latentdiff.sheet import axes_sheet
@@ -50,9 +49,9 @@ _SHEET_PICTURES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """values: of each axis, as written; count: of pictures; request: without prompt and seed."""
+    """values: by axis, as written; count: of pictures; request: without prompt and seed."""
 
-    values: tuple[str, ...]
+    values: dict[str, str]
     request: Request
     count: int
 
@@ -108,7 +107,8 @@ def make_cells(
         if most_calls is not None:
             probe = DrawnPictures(model=model, items=(), drawing=Drawing(request=request))
             number = max(min(FEWEST, count), min(count, most_calls // probe.cost()))
-        cells.append(Cell(values=values[::-1], request=request, count=number))
+        named = zip((axis.name for axis in axes), values[::-1], strict=True)
+        cells.append(Cell(values=dict(named), request=request, count=number))
     return cells
 
 
@@ -129,38 +129,35 @@ def measure_sweep(
     cells: Sequence[Cell],
     reference: PictureSet,
     readers: Readers,
-    store: ResultStore,
+    work: Work,
     *,
     batch_size: int = 16,
-    held: Sequence[Axis] = (),
     reference_cell: Mapping[str, str] | None = None,
-    share: Share | None = None,
-    progress: Progress | None = None,
 ) -> list[CellResult]:
     """Draw and measure every cell; [] for one share of several.
 
-    held: the axes. reference_cell: axis → value; a cell is held against the one that has these
-    values, and its own in all other axes.
+    reference_cell: axis → value; a cell is held against the one that has these values, and its own
+    in all other axes. Raises UserError where an axis of that name is not swept.
     """
     sets: list[PictureSet] = [
         DrawnPictures(
             model=model,
             items=items[: cell.count],
             drawing=Drawing(request=cell.request, batch_size=batch_size),
-            name=", ".join(cell.values),
+            name=", ".join(cell.values.values()),
         )
         for cell in cells
     ]
-    gathered = gather(store, [reference, *sets], readers, share=share, progress=progress)
+    gathered = gather(work, [reference, *sets], readers)
     if not gathered:
         return []
     scenes, *drawn = gathered
     fixed = Moments.of(scenes.features)
-    by_values = {cell.values: readings for cell, readings in zip(cells, drawn, strict=True)}
+    by_values = {_place(cell.values): r for cell, r in zip(cells, drawn, strict=True)}
     results = []
     for cell, readings in zip(cells, drawn, strict=True):
-        aim = _aim(cell.values, held, reference_cell)
-        other = None if aim is None else by_values.get(aim)
+        aim = _aim(cell, reference_cell)
+        other = None if aim is None else by_values.get(_place(aim))
         beside = None if other is None or other is readings else _beside(readings, other, fixed)
         results.append(
             CellResult(
@@ -184,16 +181,18 @@ def measure_sweep(
     return results
 
 
-def _aim(
-    values: tuple[str, ...], axes: Sequence[Axis], wanted: Mapping[str, str] | None
-) -> tuple[str, ...] | None:
-    if not wanted:
-        return None
-    names = [axis.name for axis in axes]
-    for name in wanted:
-        if name not in names:
-            raise UserError(f"the reference names {name}, which is not swept: {', '.join(names)}")
-    return tuple(wanted.get(name, value) for name, value in zip(names, values, strict=True))
+def _aim(cell: Cell, wanted: Mapping[str, str] | None) -> dict[str, str] | None:
+    """The values of the cell that this one is held against."""
+    for name in wanted or {}:
+        if name not in cell.values:
+            raise UserError(
+                f"the reference names {name}, which is not swept: {', '.join(cell.values)}"
+            )
+    return {**cell.values, **wanted} if wanted else None
+
+
+def _place(values: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(values.values())
 
 
 def _beside(
@@ -243,7 +242,7 @@ def sweep_report(
         sheets=_sheets(axes, results),
         numbers={
             "axes": [{"name": axis.name, "values": axis.values} for axis in axes],
-            "cells": [_numbers(axes, r) for r in results],
+            "cells": [_numbers(r) for r in results],
             "features": features,
             "reference": {"name": reference, "pictures": scenes},
         },
@@ -269,7 +268,12 @@ def _settings(results: Sequence[CellResult]) -> str:
 
 
 def _row(r: CellResult, judged: bool, beside: bool) -> list[str]:
-    cells = [*r.cell.values, str(len(r.readings)), f"{r.calls:.0f}", interval(r.frechet, 2)]
+    cells = [
+        *r.cell.values.values(),
+        str(len(r.readings)),
+        f"{r.calls:.0f}",
+        interval(r.frechet, 2),
+    ]
     cells.append(f"{1e3 * r.kid.value:.2f} [{1e3 * r.kid.low:.2f}, {1e3 * r.kid.high:.2f}]")
     if judged:
         cells += [share(p) for p in (r.subject, r.setting) if p is not None]
@@ -335,7 +339,7 @@ def _chart(
     numbers = _numeric(first.values)
     lines = []
     for other in axes[1].values if len(axes) == 2 else ("",):
-        of = [r for r in results if len(axes) == 1 or r.cell.values[1] == other]
+        of = [r for r in results if len(axes) == 1 or r.cell.values[axes[1].name] == other]
         x = numbers or list(range(len(first.values)))
         y, low, high = zip(*(get(r) for r in of), strict=True)
         shown = f"{axes[1].name} {other}" if other and axes[1].name != WITH else other
@@ -353,7 +357,7 @@ def _chart(
 
 def _over_calls(axes: Sequence[Axis], results: Sequence[CellResult]) -> Chart:
     """Quality over cost: a line for each value of the axis that is not the number of steps."""
-    kinds = [k for k, axis in enumerate(axes) if axis.field != "num_inference_steps"]
+    kinds = [axis.name for axis in axes if axis.field != "num_inference_steps"]
     lines = []
     for name in dict.fromkeys(tuple(r.cell.values[k] for k in kinds) for r in results):
         of = [r for r in results if tuple(r.cell.values[k] for k in kinds) == name]
@@ -398,9 +402,9 @@ def _sheets(axes: Sequence[Axis], results: Sequence[CellResult]) -> dict[str, Im
     }
 
 
-def _numbers(axes: Sequence[Axis], r: CellResult) -> dict[str, Any]:
+def _numbers(r: CellResult) -> dict[str, Any]:
     return {
-        **{axis.name: value for axis, value in zip(axes, r.cell.values, strict=True)},
+        **r.cell.values,
         "request": r.cell.request.to_json(),
         "pictures": len(r.readings),
         "calls": r.calls,

@@ -26,7 +26,7 @@ from latentdiff.evaluation.judge_network import Judge, judge_pictures
 from latentdiff.evaluation.protocol import Item
 from latentdiff.measure.drawing import Drawing, Picture, renders, scene_size
 from latentdiff.measure.measured_model import MeasuredModel, digest_of
-from latentdiff.measure.results.store import Arrays, ResultStore, Share
+from latentdiff.measure.results.store import Arrays, ResultStore, Work
 from latentdiff.measure.vision_features import VisionFeatures
 from latentdiff.pipelines.planning import scheduler_of
 from latentdiff.pipelines.request import PER_PICTURE
@@ -34,7 +34,6 @@ from latentdiff.seeding import permutation
 
 PART = 16
 """Pictures of one part: what a kill may lose."""
-Progress = Callable[[int, int], None]
 
 
 class PictureSet(Protocol):
@@ -274,24 +273,17 @@ class Readings:
                 return
 
 
-def gather(
-    store: ResultStore,
-    sets: Sequence[PictureSet],
-    readers: Readers,
-    *,
-    share: Share | None = None,
-    progress: Progress | None = None,
-) -> list[Readings]:
+def gather(work: Work, sets: Sequence[PictureSet], readers: Readers) -> list[Readings]:
     """Make the parts that are missing, then read all; with a share of several, make its own only.
 
-    progress(done, total) counts calls of networks. Returns [] for one share of several.
+    Progress counts calls of networks. Returns [] for one share of several.
     """
-    mine = share or Share()
+    store = work.store
     asked = readers.key()
-    work = [(one, rows, _key(one, rows, asked)) for one in sets for rows in _parts(one)]
-    work.sort(key=lambda piece: -piece[0].cost() * len(piece[1]))  # dealt out evenly
-    work = [piece for number, piece in enumerate(work) if mine.mine(number)]
-    missing = [piece for piece in work if not store.has(piece[2])]
+    pieces = [(one, rows, _key(one, rows, asked)) for one in sets for rows in _parts(one)]
+    pieces.sort(key=lambda piece: -piece[0].cost() * len(piece[1]))  # dealt out evenly
+    pieces = [piece for number, piece in enumerate(pieces) if work.share.mine(number)]
+    missing = [piece for piece in pieces if not store.has(piece[2])]
     total, done = sum(one.cost() * len(rows) for one, rows, _ in missing), 0
     for one, rows, key in missing:
         began = time.monotonic()
@@ -303,9 +295,8 @@ def gather(
         timed = {"calls": made.calls * each, "seconds": seconds / max(1, len(rows)) * each}
         store.put(key, {**read, **timed, **shown})
         done += one.cost() * len(rows)
-        if progress is not None:
-            progress(done, total)
-    return [] if mine.count > 1 else [_collect(store, one, asked) for one in sets]
+        work.tell(done, total)
+    return [_collect(store, one, asked) for one in sets] if work.whole else []
 
 
 def _collect(store: ResultStore, one: PictureSet, asked: dict[str, str]) -> Readings:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 from torch import Tensor, nn
 
 from latentdiff.diffusion.noise_schedule import make_schedule
 from latentdiff.errors import UserError
 from latentdiff.measure.measured_model import MeasuredModel
-from latentdiff.measure.results.store import ResultStore
+from latentdiff.measure.results.store import ResultStore, Work
 from latentdiff.measure.trials import trial_report, trial_training
 from latentdiff.measure.trials.trial_data import TrialData, trial_data
 from latentdiff.measure.trials.trial_recipe import TrialRecipe, recipes_of
@@ -118,10 +119,9 @@ def test_trials_are_kept_and_their_table_says_what_was_swept(
     axis = parse_axis("prediction=epsilon,v_prediction")
     named = list(zip(axis.values, recipes_of(SHORT, axis), strict=True))
     features, seen = load_features(), []
+    work = Work(store=store, progress=lambda *counts: seen.append(counts))
     for _ in range(2):
-        found = trial_report.run_trials(
-            model, data, named, 16, features, None, store, progress=lambda *c: seen.append(c)
-        )
+        found = trial_report.run_trials(model, data, named, 16, features, None, work)
     assert seen[-1] == (4, 4) and len(seen) == 4  # the second time nothing was trained
     made = trial_report.trials_report(model, axis.name, found, data)
     assert [row[0] for row in made.tables[0].rows] == ["epsilon", "v_prediction"]
@@ -138,3 +138,12 @@ def test_brightness_is_the_luma_of_the_whole_picture() -> None:
     assert brightness(white)[0] == pytest.approx(255) and brightness(green)[0] == pytest.approx(
         58.7
     )
+
+
+def test_a_network_that_answers_nan_is_a_trial_that_diverged(data: TrialData) -> None:
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor, told: Tensor, **_: Any) -> tuple[Tensor]:
+            return (torch.full_like(x, torch.nan),)
+
+    latents, _ = trial_training._draw(Nothing(), data, SHORT, OWN, 8)
+    assert not torch.isfinite(latents).any()

@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     second = output.open_model(dataclasses.replace(options.networks, model=options.second))
     judge = output.judge_of(first, options.judge) or output.judge_of(second, None)
     items = protocol.items(options.count, extras=False)
-    share = results.share_of(options.results, "compare", argv)
+    work = results.work_of(options.results, "compare", argv)
     sets = [
         DrawnPictures(
             model=model, items=items, drawing=output.drawing(options.sampling), name=model.name
@@ -72,11 +72,9 @@ def main(argv: Sequence[str]) -> int:
         for model in (first, second)
     ]
     found = gather(
-        results.store_of(options.results, "compare"),
+        work,
         [scenes_for(first, options.scenes), *sets],
         Readers(features=features, judge=judge),
-        share=share,
-        progress=results.progress(),
     )
     if not found:
         return 0

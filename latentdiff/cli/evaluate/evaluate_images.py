@@ -81,21 +81,13 @@ def main(argv: Sequence[str]) -> int:
     scorer = None
     if options.clip and models and first.items and _has_clip(models[0]):
         scorer = models[0].load_clip()
-    share = results.share_of(options.results, "images", argv)
-    store = results.store_of(options.results, "images")
+    work = results.work_of(options.results, "images", argv)
     plain = Readers(features=features)
-    bar = results.progress()
-    one = gather(
-        store,
-        [first],
-        dataclasses.replace(plain, scorer=scorer),
-        share=share,
-        progress=bar,
-    )
+    one = gather(work, [first], dataclasses.replace(plain, scorer=scorer))
     others = [second]
     if options.held_out is not None:
         others.append(open_pictures(options.held_out, options.against_count))
-    rest = gather(store, others, plain, share=share, progress=results.progress())
+    rest = gather(work, others, plain)
     if not one or not rest:
         return 0
     prompts = protocol.prompts(first.items)

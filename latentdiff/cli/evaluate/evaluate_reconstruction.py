@@ -54,16 +54,8 @@ def main(argv: Sequence[str]) -> int:
     )
     model = output.open_model(options.networks)
     pictures, items = output.captioned(options.data, options.count, model)
-    share = results.share_of(options.results, "reconstruction", argv)
-    found = measure_reconstruction(
-        model,
-        pictures,
-        items,
-        settings,
-        results.store_of(options.results, "reconstruction"),
-        share=share,
-        progress=results.progress(),
-    )
+    work = results.work_of(options.results, "reconstruction", argv)
+    found = measure_reconstruction(model, pictures, items, settings, work)
     if not found:
         return 0
     report = reconstruction_report(model, pictures.name, found)

@@ -78,19 +78,16 @@ def main(argv: Sequence[str]) -> int:
     if options.reference is not None:
         wanted = sweeps.parse_axis(options.reference)
         reference = {wanted.name: wanted.values[0]}
-    share = results.share_of(options.results, "sweep", argv)
+    work = results.work_of(options.results, "sweep", argv)
     found = sweeps.measure_sweep(
         model,
         protocol.items(options.count, extras=False),
         cells,
         scenes_for(model, options.scenes),
         Readers(features=features, judge=output.judge_of(model, options.judge)),
-        results.store_of(options.results, "sweep"),
+        work,
         batch_size=options.sampling.batch_size,
-        held=axes,
         reference_cell=reference,
-        share=share,
-        progress=results.progress(),
     )
     if not found:
         return 0

@@ -62,7 +62,6 @@ def main(argv: Sequence[str]) -> int:
     from latentdiff.measure.trials.trial_recipe import TrialRecipe, recipes_of
     from latentdiff.measure.trials.trial_report import run_trials, trials_report
     from latentdiff.pipelines.sweep import parse_axis
-    from latentdiff.progress import Progress
 
     axis = parse_axis(options.sweep)
     base = TrialRecipe()
@@ -71,20 +70,10 @@ def main(argv: Sequence[str]) -> int:
     named = list(zip(axis.values, recipes_of(base, axis), strict=True))
     features = vision_features.load(options.features)
     model = output.open_model(options.networks)
-    share = results.share_of(options.results, "trials", argv)
-    store = results.store_of(options.results, "trials")
-    data = trial_data(model, options.scenes, store)
-    found = run_trials(
-        model,
-        data,
-        named,
-        options.count,
-        features,
-        output.judge_of(model, options.judge),
-        store,
-        share=share,
-        progress=Progress("updates", patience=2.0),
-    )
+    work = results.work_of(options.results, "trials", argv, "updates")
+    data = trial_data(model, options.scenes, work.store)
+    judge = output.judge_of(model, options.judge)
+    found = run_trials(model, data, named, options.count, features, judge, work)
     if not found:
         return 0
     report = trials_report(model, axis.name, found, data)

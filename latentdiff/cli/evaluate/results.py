@@ -19,7 +19,7 @@ from latentdiff.progress import Progress
 if TYPE_CHECKING:
     from latentdiff.measure.measured_model import MeasuredModel
     from latentdiff.measure.results.report import Report
-    from latentdiff.measure.results.store import ResultStore, Share
+    from latentdiff.measure.results.store import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +47,20 @@ class ResultOptions:
         return (self.output or Path("outputs") / measurement).expanduser()
 
 
-def store_of(options: ResultOptions, measurement: str) -> ResultStore:
-    """Where parts are kept."""
-    from latentdiff.measure.results.store import ResultStore
+def work_of(
+    options: ResultOptions, measurement: str, argv: Sequence[str], verb: str = "network calls"
+) -> Work:
+    """This process's work: all of it, once the shares of `processes` others are made.
 
-    return ResultStore((options.parts or options.folder(measurement)).expanduser())
+    verb: what its progress counts.
+    """
+    from latentdiff.measure.results.store import ResultStore, Share, Work
 
-
-def share_of(options: ResultOptions, measurement: str, argv: Sequence[str]) -> Share:
-    """This process's share: all of it, once those of `processes` others are made."""
-    from latentdiff.measure.results.store import Share
-
-    if options.shard is not None:
-        return Share.parse(options.shard)
-    if options.processes > 1:
+    share = Share() if options.shard is None else Share.parse(options.shard)
+    store = ResultStore((options.parts or options.folder(measurement)).expanduser())
+    if options.processes > 1 and options.shard is None:
         _share_out(options.processes, measurement, argv)
-    return Share()
+    return Work(store=store, share=share, progress=Progress(verb, patience=2.0))
 
 
 def _share_out(count: int, measurement: str, argv: Sequence[str]) -> None:
@@ -95,11 +93,6 @@ def _share_out(count: int, measurement: str, argv: Sequence[str]) -> None:
             if child.poll() is None:
                 child.terminate()
                 child.wait()
-
-
-def progress() -> Progress:
-    """A line that says how much of the network's work is done."""
-    return Progress("network calls", patience=2.0)
 
 
 def finish(

@@ -11,8 +11,8 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,29 @@ class Share:
     def mine(self, number: int) -> bool:
         """Whether piece `number` is this process's."""
         return number % self.count == self.index
+
+
+Progress = Callable[[int, int], None]
+"""(done, total), in calls of a network or updates of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Where parts are kept, which of them this process makes, and who is told how far it is."""
+
+    store: ResultStore
+    share: Share = field(default_factory=Share)
+    progress: Progress | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether this process makes all parts, and so can report on them."""
+        return self.share.count == 1
+
+    def tell(self, done: int, total: int) -> None:
+        """Say how far it is."""
+        if self.progress is not None:
+            self.progress(done, total)
 
 
 def _text(key: Mapping[str, Any]) -> str:

@@ -16,10 +16,9 @@ from latentdiff.evaluation.sets.kernel_distance import kid
 from latentdiff.evaluation.sets.resampling import Interval, bootstrap
 from latentdiff.html.charts import smooth
 from latentdiff.measure.measured_model import MeasuredModel
-from latentdiff.measure.picture_sets import Progress
 from latentdiff.measure.results.plots import Chart, Line
 from latentdiff.measure.results.report import Report, Table, interval, share
-from latentdiff.measure.results.store import Arrays, ResultStore, Share
+from latentdiff.measure.results.store import Arrays, Work
 from latentdiff.measure.trials.trial_data import SETTINGS, SUBJECTS, TrialData, brightness
 from latentdiff.measure.trials.trial_recipe import TrialRecipe
 from latentdiff.measure.trials.trial_training import BINS, run_trial
@@ -44,6 +43,11 @@ class TrialResult:
     follows: Interval
 
     @property
+    def diverged(self) -> bool:
+        """Whether its pictures ended in infinity."""
+        return bool(self.arrays.get("diverged", False))
+
+    @property
     def loss(self) -> float:
         """Held-out squared error, in units of v, evenly over the timesteps."""
         return float(self.arrays["by_level"].mean())
@@ -56,34 +60,29 @@ def run_trials(
     count: int,
     features: VisionFeatures,
     judge: Judge | None,
-    store: ResultStore,
-    *,
-    share: Share | None = None,
-    progress: Progress | None = None,
+    work: Work,
 ) -> list[TrialResult]:
     """Train and judge what is missing; [] for one share of several."""
-    mine = share or Share()
 
     def key(recipe: TrialRecipe) -> dict[str, Any]:
         return {**data.key, "kind": "trial", "recipe": dataclasses.asdict(recipe), "drawn": count}
 
-    own = [(name, r) for k, (name, r) in enumerate(named) if mine.mine(k)]
-    missing = [recipe for _, recipe in own if not store.has(key(recipe))]
+    own = [(name, r) for k, (name, r) in enumerate(named) if work.share.mine(k)]
+    missing = [recipe for _, recipe in own if not work.store.has(key(recipe))]
     total, before = sum(recipe.updates for recipe in missing), 0
     for recipe in missing:
 
         def say(done: int, _: int, before: int = before) -> None:
-            if progress is not None:
-                progress(before + done, total)
+            work.tell(before + done, total)
 
-        store.put(key(recipe), run_trial(model, data, recipe, count, say))
+        work.store.put(key(recipe), run_trial(model, data, recipe, count, say))
         before += recipe.updates
-    if mine.count > 1:
+    if not work.whole:
         return []
     real = np.concatenate([features.embed(list(part)) for part in np.array_split(data.pictures, 8)])
     found = []
     for name, recipe in named:
-        arrays = store.get(key(recipe))
+        arrays = work.store.get(key(recipe))
         assert arrays is not None, "it was made above"
         found.append(_judged(name, recipe, arrays, data, features, real, judge))
     return found
@@ -154,6 +153,8 @@ def trials_report(
         judged = [share(p) if p is not None else "–" for p in (r.subject, r.setting)]
         scaled = f"{1e3 * r.kid.value:.1f} [{1e3 * r.kid.low:.1f}, {1e3 * r.kid.high:.1f}]"
         off, follows = interval(r.off, 1), interval(r.follows, 2)
+        if r.diverged:
+            scaled, judged, off, follows = "diverged", ["–", "–"], "–", "–"
         rows.append([r.name, f"{r.loss:.4f}", scaled, *judged, off, follows])
     comparable = len(
         {(r.recipe.prediction, r.recipe.weighting, r.recipe.schedule) for r in results}
@@ -193,7 +194,8 @@ def trials_report(
         notes=(
             f"Loss: held-out, evenly over the timesteps. Brightness off: in grey levels of 255; "
             f"real scenes are off by {usual:.1f}. Last column: whether a picture is bright because "
-            "its x_T has a high mean, which the prompt never asked for. 95 % intervals.",
+            "its x_T has a high mean, which the prompt never asked for. Diverged: drawing "
+            "ended in infinity. 95 % intervals.",
         ),
     )
 
@@ -233,6 +235,7 @@ def _percent(name: str) -> Callable[[TrialResult], Any]:
 def _bars(
     name: str, title: str, results: Sequence[TrialResult], get: Callable[[TrialResult], Any]
 ) -> Chart:
+    results = [r for r in results if not r.diverged]
     found = [get(r) for r in results]
     line = Line(
         name="",
@@ -251,6 +254,7 @@ def _numbers(r: TrialResult) -> dict[str, Any]:
         "name": r.name,
         "recipe": dataclasses.asdict(r.recipe),
         "loss": r.loss,
+        "diverged": r.diverged,
         "by_level": list(map(float, r.arrays["by_level"])),
         "kid": r.kid.to_json(),
         "subject": None if r.subject is None else r.subject.to_json(),

@@ -81,7 +81,8 @@ def run_trial(
     """Train, then draw `count` pictures of the pairs in turn; arrays for a store.
 
     loss: (updates,) of training; by_level: (BINS,) held-out squared error in units of v; pictures;
-    noise_mean: (count,) of each picture's x_T.
+    noise_mean: (count,) of each picture's x_T; diverged: whether drawing ended in infinity, so that
+    the pictures say nothing.
     """
     own = model.pipeline.bundle.scheduler_config.noise_schedule()
     schedule = recipe.noise_schedule(own)
@@ -91,10 +92,12 @@ def run_trial(
     trained = time.monotonic() - began
     network.eval()
     latents, noise_mean = _draw(network, data, recipe, schedule, count)
+    finite = bool(torch.isfinite(latents).all())
     return {
+        "diverged": np.array(not finite),
         "loss": np.asarray(losses),
         "by_level": _by_level(network, data, recipe, schedule),
-        "pictures": decoded(model, latents),
+        "pictures": decoded(model, latents.nan_to_num(0.0).clamp(-10.0, 10.0)),
         "noise_mean": noise_mean,
         "seconds": np.array(trained),
         "parameters": np.array(sum(p.numel() for p in network.parameters())),
@@ -222,7 +225,10 @@ def _draw(
             return _predict(network, x, times, told, T)
 
         x = x_T
-        for step in denoise(denoiser, scheduler, x_T, context=context):
-            x = step.x
+        try:
+            for step in denoise(denoiser, scheduler, x_T, context=context):
+                x = step.x
+        except UserError:  # the loop's word for a network that answers with NaN
+            x = torch.full_like(x_T, torch.nan)
         drawn.append(x)
     return torch.cat(drawn), np.concatenate(means)
