@@ -55,7 +55,7 @@ EXPERIMENTS = {
     ),
     "guidance": Experiment(
         "evaluate sweep --sweep guidance_scale=1,3,8 "
-        '--sweep "with=nothing|guidance_rescale=0.7|guidance_start=0.2+guidance_stop=0.8" '
+        '--sweep "with=nothing|guidance_rescale=0.7|guidance_start=0.2+guidance_end=0.8" '
         "--reference guidance_scale=1 --count 16 --steps 12",
         ("frechet.png", "subject.png", "pictures-1.png"),
     ),

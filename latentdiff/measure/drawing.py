@@ -14,7 +14,7 @@ from latentdiff.errors import UserError
 from latentdiff.evaluation.judge_network import batches
 from latentdiff.evaluation.protocol import EVALUATION_WORLD_SEED, Item
 from latentdiff.pipelines.request import Request
-from latentdiff.pipelines.text_to_image import TextToImagePipeline
+from latentdiff.pipelines.text_to_image import OnStep, TextToImagePipeline
 from latentdiff.pixels import to_pictures, to_pixels
 
 Picture = NDArray[np.uint8]
@@ -33,13 +33,14 @@ class Drawing:
     )
     batch_size: int = 16
     progress: Progress | None = None
+    on_step: OnStep | None = None
 
     def items(self, pipeline: TextToImagePipeline, items: Sequence[Item]) -> Iterator[Picture]:
         """The generator's pictures of the items, in their order."""
         requests = [
             dataclasses.replace(self.request, prompt=item.prompt, seed=item.seed) for item in items
         ]
-        drawn = pipeline.draw(requests, batch_size=self.batch_size)
+        drawn = pipeline.draw(requests, batch_size=self.batch_size, on_step=self.on_step)
         for done, picture in enumerate(drawn, 1):
             if self.progress is not None:
                 self.progress(done, len(requests))

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from latentdiff.data.decode.decoding import decode
 from latentdiff.data.records import BadPicture, Source
@@ -29,7 +28,8 @@ from latentdiff.measure.measured_model import MeasuredModel, digest_of
 from latentdiff.measure.results.store import Arrays, ResultStore, Work
 from latentdiff.measure.vision_features import VisionFeatures
 from latentdiff.pipelines.planning import scheduler_of
-from latentdiff.pipelines.request import PER_PICTURE
+from latentdiff.pipelines.request import PER_PICTURE, Request
+from latentdiff.pipelines.walk.batch import PipelineStep
 from latentdiff.seeding import permutation
 
 PART = 16
@@ -112,29 +112,30 @@ class DrawnPictures:
 
     def key(self, rows: range) -> dict[str, Any]:
         told = self.drawing.resolved(self.model.pipeline).to_json()
+        bare = Request(prompt="").to_json()
         asked = [(i.prompt, i.seed, i.subjects, i.setting) for i in _of(self.items, rows)]
         return {
             "kind": "drawn",
             "weights": self.model.digests,
             "dtype": self.model.dtype_name,
-            "request": {k: v for k, v in told.items() if k not in PER_PICTURE},
+            "request": {k: v for k, v in told.items() if k not in PER_PICTURE and v != bare.get(k)},
             "negative": self.drawing.request.negative_prompt,
             "items": asked,
         }
 
     def make(self, rows: range) -> Made:
         items, seen = _of(self.items, rows), 0
+        pipeline = self.model.pipeline
+        guidance = self.drawing.resolved(pipeline).guidance
+        timesteps = pipeline.bundle.scheduler_config.num_train_timesteps
 
-        def count(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        def count(step: PipelineStep) -> None:
             nonlocal seen
-            seen += len(inputs[0])
+            guided = guidance.active and guidance.at(step.t, timesteps)
+            seen += len(step.places) * (2 if guided else 1)
 
-        hook = self.model.pipeline.bundle.unet.register_forward_pre_hook(count)
-        try:
-            drawing = dataclasses.replace(self.drawing, progress=None)
-            pictures = list(drawing.items(self.model.pipeline, items))
-        finally:
-            hook.remove()
+        drawing = dataclasses.replace(self.drawing, progress=None, on_step=count)
+        pictures = list(drawing.items(pipeline, items))
         return Made(pictures=pictures, rows=list(rows), calls=seen / len(items))
 
 
