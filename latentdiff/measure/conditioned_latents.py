@@ -68,7 +68,7 @@ def encode(
         for row in made.rows
     ]
     (batch,) = batches(model.pipeline.resolve(requests), len(requests))
-    denoiser, context = prompting.condition(model.pipeline.bundle, batch)
+    denoiser, context = prompting.condition(model.pipeline.bundle, model.pipeline.unet, batch)
     return ConditionedLatents(
         rows=made.rows, pictures=fitted, latents=latents, denoiser=denoiser, context=context
     )

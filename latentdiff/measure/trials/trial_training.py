@@ -220,7 +220,7 @@ def _draw(
         means.append(x_T.flatten(1).mean(dim=1).double().numpy())
         context = data.context(rows)
 
-        def denoiser(x: Tensor, t: Tensor | int, told: Tensor) -> Tensor:
+        def denoiser(x: Tensor, t: Tensor | float, told: Tensor) -> Tensor:
             times = torch.as_tensor(t).expand(len(x))
             return _predict(network, x, times, told, T)
 
