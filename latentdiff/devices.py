@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -144,11 +144,49 @@ def autocast_dtype(asked: str, device: torch.device | str) -> torch.dtype | None
     return {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[asked]
 
 
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads in the block; 0 leaves them as they are."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+LIMITS_OF_INSTRUCTIONS = (
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+)
+"""Variables by which a user keeps torch's libraries from instructions that the processor has."""
+
+
+def instruction_set(device: torch.device | str) -> str:
+    """Which instructions torch's kernels are made of here, on which a picture's last bits depend:
+    "AVX512", "AVX2, ONEDNN_MAX_CPU_ISA=AVX2"; a GPU's compute capability; "" where none is known.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"sm_{major}{minor}"
+    if kind != "cpu":
+        return ""
+    limits = [f"{k}={os.environ[k]}" for k in LIMITS_OF_INSTRUCTIONS if os.environ.get(k)]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *limits])
 
 
 @functools.cache

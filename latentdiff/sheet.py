@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 AnyPicture = Image.Image | NDArray[np.uint8]
 """PIL, or uint8 (h, w, 3)."""
 
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "LiberationSans-Regular.ttf", "arial.ttf")
+"""Common ones, by the names that Pillow looks for in the system's folders."""
 GROUND = (244, 244, 244)
 PAPER = (250, 250, 248)
 INK = (40, 40, 44)
@@ -69,10 +73,12 @@ class Cell:
     right: bool | None = None
 
 
-def labelled_sheet(cells: Sequence[Cell], *, columns: int = 8, size: int = 128) -> Image.Image:
+def labelled_sheet(
+    cells: Sequence[Cell], *, columns: int = 8, size: int = 128, font_size: int = _FONT_SIZE
+) -> Image.Image:
     """The pictures in reading order, each over its label; labels wrap on up to three lines."""
-    font = ImageFont.load_default(_FONT_SIZE)
-    line = _FONT_SIZE + 2
+    font = font_for([cell.label for cell in cells], font_size)
+    line = font_size + 2
     width, height = size + 2 * _MARGIN, size + 2 * _MARGIN + _LINES * line
     columns = max(1, min(columns, len(cells)))
     rows = max(1, math.ceil(len(cells) / columns))
@@ -101,7 +107,7 @@ def axes_sheet(
     """
     images = [as_image(picture).convert("RGB") for picture in pictures]
     assert len(images) == len(columns) * len(rows), (len(images), len(columns), len(rows))
-    font = ImageFont.load_default(_FONT_SIZE + 4)
+    font = font_for([*columns, *rows], _FONT_SIZE + 4)
     line = _FONT_SIZE + 6
     width, height = max(i.width for i in images), max(i.height for i in images)
     heads = [wrap(text, font, width) for text in columns]
@@ -126,14 +132,27 @@ def axes_sheet(
     return sheet
 
 
-def wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """`text` in lines of at most `width` pixels, broken at spaces where that is possible."""
+def font_for(texts: Sequence[str], size: int) -> Font:
+    """Pillow's own font, which knows ASCII alone; for other letters the first of the system's fonts
+    that is found, and Pillow's own again where none is."""
+    if not all(text.isascii() for text in texts):
+        for name in SYSTEM_FONTS:
+            with contextlib.suppress(OSError):
+                return ImageFont.truetype(name, size)
+    return ImageFont.load_default(size)
+
+
+def wrap(text: str, font: Font, width: float) -> list[str]:
+    """`text` in lines of at most `width` pixels, broken at spaces where that is possible, and where
+    it breaks itself."""
     lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
-            lines[-1] = f"{lines[-1]} {word}"
-        else:
-            lines.append(word)
+    for paragraph in text.splitlines():
+        begin = len(lines)
+        for word in paragraph.split():
+            if len(lines) > begin and font.getlength(f"{lines[-1]} {word}") <= width:
+                lines[-1] = f"{lines[-1]} {word}"
+            else:
+                lines.append(word)
     return lines
 
 

@@ -9,12 +9,20 @@ if TYPE_CHECKING:
     from latentdiff.pipelines.recipes.picture_file import read_recipe
     from latentdiff.pipelines.recipes.recipe import Recipe
     from latentdiff.pipelines.request import Request
-    from latentdiff.pipelines.request_records import Blend, Inpaint, Inversion, Source, Upscale
+    from latentdiff.pipelines.request_records import (
+        Blend,
+        Embeds,
+        Inpaint,
+        Inversion,
+        Source,
+        Upscale,
+    )
     from latentdiff.pipelines.text_to_image import TextToImagePipeline
     from latentdiff.pipelines.walk.batch import Picture, TextToImageResult
 
 _HOMES = {
     "Blend": "request_records",
+    "Embeds": "request_records",
     "Inpaint": "request_records",
     "Inversion": "request_records",
     "Picture": "walk.batch",
@@ -28,6 +36,7 @@ _HOMES = {
 }
 __all__ = [
     "Blend",
+    "Embeds",
     "Inpaint",
     "Inversion",
     "Picture",

@@ -7,6 +7,7 @@ the network looked at, which is not always what it drew.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,12 +24,16 @@ from latentdiff.models.attention import AttentionRecorder
 from latentdiff.pipelines.request import Request
 from latentdiff.pipelines.text_to_image import OnStep, TextToImagePipeline
 from latentdiff.pipelines.walk.batch import Batch, Picture, PipelineStep
+from latentdiff.pipelines.walk.embeds import contexts_of
 from latentdiff.pipelines.walk.prompting import plan_of
 from latentdiff.sheet import Cell, labelled_sheet
 
 INFERNO = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 """Five colours of matplotlib's inferno, from none to most."""
-LARGEST_CELL = 256
+CELL = 256
+"""Pixels of a sheet's cells: smaller pictures are enlarged, larger ones made smaller."""
+FONT_SIZE = 18
+MOST_COLUMNS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,11 @@ class WordMap:
         """The hottest cell over the mean: 1 for a word that acts everywhere alike."""
         return float(self.heat.max() / max(float(self.heat.mean()), 1e-12))
 
+    @property
+    def span(self) -> float:
+        """The hottest cell less the coldest: 0 for a word that is looked at everywhere alike."""
+        return float(self.heat.max() - self.heat.min())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Explained:
@@ -57,17 +67,29 @@ class Explained:
     picture: Picture
     words: tuple[WordMap, ...]
 
-    def sheet(self, columns: int = 6) -> Image.Image:
-        """The picture, then a map over it for each word, each scaled to its own range; the number
-        is its contrast."""
-        image = self.picture.image
-        size = min(LARGEST_CELL, max(image.size))
-        cells = [Cell(picture=_square(image), label=self.picture.request.prompt)]
+    def shown(self, word: WordMap) -> Image.Image:
+        """The picture in grey, coloured where a word was looked at more than elsewhere.
+
+        All words of a picture share one scale: colours reach √(span / the largest span), so that a
+        word that was looked at everywhere nearly alike stays grey. The root keeps weak ones
+        visible.
+        """
+        largest = max(max(one.span for one in self.words), 1e-12)
+        return overlay(self.picture.image, word.heat, reach=(word.span / largest) ** 0.5)
+
+    def sheet(self, columns: int | None = None) -> Image.Image:
+        """The picture, then a map over it for each word, and the share of their attention that
+        cells paid to it, from the coldest to the hottest. columns: at most six by default."""
+        image, prompt = self.picture.image, self.picture.request.prompt
+        cells = [Cell(picture=_square(image), label=prompt)]
         for word in self.words:
             weight = "" if word.weight == 1.0 else f" :{word.weight:.3g}"
-            label = f"{word.word}{weight} {word.contrast:.1f}×"
-            cells.append(Cell(picture=_square(overlay(image, word.heat)), label=label))
-        return labelled_sheet(cells, columns=columns, size=size)
+            shares = f"{word.heat.min():.1%} to {word.heat.max():.1%}"
+            label = f"{word.word}{weight}\n{shares}"
+            cells.append(Cell(picture=_square(self.shown(word)), label=label))
+        if columns is None:
+            columns = math.ceil(len(cells) / math.ceil(len(cells) / MOST_COLUMNS))
+        return labelled_sheet(cells, columns=columns, size=CELL, font_size=FONT_SIZE)
 
 
 def explain(
@@ -87,6 +109,8 @@ def explain(
         )
     if (resolved.guidance_start, resolved.guidance_end) != (0.0, 1.0):
         raise UserError("words are explained where every step is guided; leave start and end out")
+    if contexts_of(resolved).positive is not None:
+        raise UserError("contexts have no words to explain; give a prompt")
     plan = plan_of(Batch((resolved,), (0,)))
     assert resolved.height is not None and resolved.width is not None
     _, height, width = pipeline.geometry.latent_shape(resolved.height, resolved.width)
@@ -149,10 +173,11 @@ def _words(
     return found
 
 
-def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """The picture in grey under a heat map (h, w), from its least to its largest value."""
+def overlay(image: Image.Image, heat: NDArray[np.float32], *, reach: float = 1.0) -> Image.Image:
+    """The picture in grey under a heat map (h, w): nothing over its least value, and over its
+    largest the colour at `reach` of the scale, 0 … 1."""
     low, high = float(heat.min()), float(heat.max())
-    unit = (heat - low) / max(high - low, 1e-12)
+    unit = reach * (heat - low) / max(high - low, 1e-12)
     wide = Image.fromarray(unit.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
     hot = np.clip(np.asarray(wide), 0.0, 1.0)
     stops = np.linspace(0.0, 1.0, len(INFERNO))
@@ -160,14 +185,17 @@ def overlay(image: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
         np.interp(hot, stops, [colour[k] for colour in INFERNO]) for k in range(3)
     ]
     grey = np.asarray(image.convert("L"), dtype=np.float64)
-    opacity = 0.35 + 0.35 * hot
+    opacity = 0.8 * np.sqrt(hot)
     mixed = np.stack([(1 - opacity) * grey + opacity * c for c in colours], axis=2)
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def _square(image: Image.Image) -> Image.Image:
-    """The picture in the middle of a square, for a sheet that knows only those."""
-    side = max(image.size)
+    """The picture, as large as a cell lets it, in the middle of a square one."""
+    scale = CELL / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    side = CELL
     ground = Image.new("RGB", (side, side), (250, 250, 248))
     ground.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return ground

@@ -5,17 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
-
-from PIL import Image
 
 from latentdiff.errors import UserError
-from latentdiff.files import atomic_path
 from latentdiff.pipelines.request import Request
 from latentdiff.pipelines.request_records import Blend
 
-ANIMATIONS = {".webp": "WEBP", ".gif": "GIF"}
-"""Suffix → format, of what holds moving pictures."""
 MAX_FRAMES = 10_000
 
 
@@ -61,30 +55,3 @@ def frames(
         prompt, seed = stops[-1]
         found.append(dataclasses.replace(template, prompt=prompt, seed=seed, blend=None))
     return found
-
-
-def save_animation(
-    images: Sequence[Image.Image], path: str | Path, *, frames_per_second: float
-) -> Path:
-    """Write moving pictures that repeat for ever, lossless in WebP, in 256 colours in GIF.
-
-    Returns the absolute path; UserError for another suffix.
-    """
-    place = Path(path)
-    kind = ANIMATIONS.get(place.suffix.lower())
-    if kind is None:
-        raise UserError(f"{path} is no animation; expected a name that ends in .webp or .gif")
-    if not 0.1 <= frames_per_second <= 100.0:
-        raise UserError(f"{frames_per_second} frames a second is out of range; expected 0.1 … 100")
-    settings = {"lossless": True} if kind == "WEBP" else {}
-    with atomic_path(place) as temporary:
-        images[0].save(
-            temporary,
-            format=kind,
-            save_all=True,
-            append_images=list(images[1:]),
-            duration=round(1000 / frames_per_second),
-            loop=0,
-            **settings,
-        )
-    return place.resolve()

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image
 
+import latentdiff.pipelines.sweep as sweep
+from latentdiff import devices
 from latentdiff.errors import UserError
 from latentdiff.pipelines.recipes.picture_file import pixels_sha256
 from latentdiff.pipelines.recipes.recipe import Recipe
 from latentdiff.pipelines.request import Request
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
 from latentdiff.pipelines.walk.batch import Picture
-from latentdiff.sheet import contact_sheet
+from latentdiff.sheet import axes_sheet, contact_sheet
 
-SHORT_NAMES = {"steps": "num_inference_steps"}
-"""What the command line calls a field of a request."""
+DRAWN_BY = (
+    *("request", "weights_sha256", "settings_sha256", "loras", "embeddings"),
+    *("dtype", "device", "processor", "instruction_set", "versions"),
+)
+"""Fields of a recipe that decide a picture, besides how many threads drew how many at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +68,19 @@ def compare(one: Image.Image, other: Image.Image) -> Comparison:
 def changed(request: Request, settings: Sequence[str]) -> Request:
     """A request with `key=value` settings in it; UserError for an unknown key or a bad value.
 
+    Keys are fields, with dots inside records (`source.strength`), or the options' names for them.
     Values are read as YAML where the field wants that, else as text. A new prompt makes its
     choices anew.
     """
     for setting in settings:
         name, equals, written = setting.partition("=")
-        name = SHORT_NAMES.get(name.strip(), name.strip().replace("-", "_"))
+        name = name.strip().replace("-", "_")
+        name = sweep.SHORT.get(name, name)
         if not equals:
             raise UserError(f"--set {setting} holds no value; expected KEY=VALUE, such as steps=20")
+        if "." in name:
+            request = sweep.with_value(request, sweep.Axis(name, name, (written,)), written)
+            continue
         try:
             value = yaml.safe_load(written)
         except yaml.YAMLError:
@@ -103,27 +114,53 @@ def redraw(
     return list(pipeline.draw(requests, batch_size=size))[: len(recipes)]
 
 
-def together(pictures: Sequence[Picture]) -> Image.Image:
-    """One picture as it is, several as the grid that `generate --grid` makes."""
+def as_drawn(pipeline: TextToImagePipeline, recipes: Sequence[Recipe]) -> list[Picture]:
+    """The pictures of recipes bit by bit as they were, where this machine can draw them so.
+
+    Drawn alone first; where only the batch or the number of threads was another, then with those.
+    """
+    then, drawn = recipes[0], redraw(pipeline, recipes)
+    again = together(drawn, then.sheet)
+    if pixels_sha256(again) == then.pixels_sha256 or not _drawn_otherwise(then, drawn[0].recipe):
+        return drawn
+    with devices.threads(then.threads):
+        return redraw(pipeline, recipes, as_batch=True)
+
+
+def together(pictures: Sequence[Picture], layout: Mapping[str, Any]) -> Image.Image:
+    """One picture as it is, several as the grid that they were: `Recipe.sheet`."""
     images = [picture.image for picture in pictures]
+    columns, rows = layout.get("columns"), layout.get("rows", [""])
+    if isinstance(columns, list) and isinstance(rows, list):
+        if len(columns) * len(rows) != len(images):
+            raise UserError(
+                f"a sheet of {len(columns)} x {len(rows)} holds no {len(images)} pictures"
+            )
+        return axes_sheet(images, [str(name) for name in columns], [str(name) for name in rows])
     if len(images) == 1:
         return images[0]
-    return contact_sheet(images, margin=0, ground=(255, 255, 255))
+    count = columns if isinstance(columns, int) and columns > 0 else None
+    return contact_sheet(images, count, margin=0, ground=(255, 255, 255))
 
 
 def differences(then: Recipe, now: Recipe) -> list[str]:
     """What is other than when a picture was drawn, a line each."""
     lines = [
-        f"{part}: weights {_short(then.weights_sha256.get(part))} then, {_short(digest)} now"
-        for part, digest in now.weights_sha256.items()
-        if then.weights_sha256.get(part) != digest
+        f"{part}: {what} {_short(before.get(part))} then, {_short(digest)} now"
+        for what, before, after in (
+            ("weights", then.weights_sha256, now.weights_sha256),
+            ("settings", then.settings_sha256, now.settings_sha256),
+        )
+        for part, digest in after.items()
+        if before.get(part) != digest and (before or what == "weights")
     ]
-    if _loras(then) != _loras(now):
-        lines.append(f"LoRAs: {_loras(then) or 'none'} then, {_loras(now) or 'none'} now")
-    for name in ("dtype", "device", "processor", "threads"):
+    for name, told in (("LoRAs", _loras), ("embeddings", _embeddings)):
+        if told(then) != told(now):
+            lines.append(f"{name}: {told(then) or 'none'} then, {told(now) or 'none'} now")
+    for name in ("dtype", "device", "processor", "instruction_set", "threads"):
         before, after = getattr(then, name), getattr(now, name)
         if before != after:
-            lines.append(f"{name}: {before or 'not known'} then, {after} now")
+            lines.append(f"{name.replace('_', ' ')}: {before or 'not known'} then, {after} now")
     for package, after in now.versions.items():
         before = then.versions.get(package, "not known")
         if before != after:
@@ -131,9 +168,30 @@ def differences(then: Recipe, now: Recipe) -> list[str]:
     return lines
 
 
+def _drawn_otherwise(then: Recipe, now: Recipe) -> bool:
+    """Whether the batch or the threads were others, which this machine can have too, and nothing
+    else."""
+    same = all(getattr(then, name) == getattr(now, name) for name in DRAWN_BY)
+    counts = ("threads", "batch_size")
+    return same and any(getattr(then, n) not in (0, getattr(now, n)) for n in counts)
+
+
 def _loras(recipe: Recipe) -> str:
     return ", ".join(
-        f"{_short(str(lora.get('sha256', '')))}:{lora.get('scale')}" for lora in recipe.loras
+        ":".join(
+            [
+                _short(str(lora.get("sha256", ""))),
+                str(lora.get("scale")),
+                *(f"{k}={v}" for k, v in dict(lora.get("blocks") or {}).items()),
+            ]
+        )
+        for lora in recipe.loras
+    )
+
+
+def _embeddings(recipe: Recipe) -> str:
+    return ", ".join(
+        f"{word.get('token')} {_short(str(word.get('sha256', '')))}" for word in recipe.embeddings
     )
 
 
@@ -153,12 +211,8 @@ def verify(pipeline: TextToImagePipeline, image: Image.Image, recipes: Sequence[
     """Draw a picture again and hold it against the file's pixels, or against the hash of those
     that were drawn, which a file of lossy format keeps though it lost them."""
     then = recipes[0]
-    drawn = redraw(pipeline, recipes)
-    again = together(drawn)
-    known = (then.pixels_sha256, pixels_sha256(image))
-    if pixels_sha256(again) not in known and then.batch_size > 1 and len(recipes) == 1:
-        drawn = redraw(pipeline, recipes, as_batch=True)
-        again = together(drawn)
+    drawn = as_drawn(pipeline, recipes)
+    again = together(drawn, then.sheet)
     found = compare(image, again)
     same_as_drawn = pixels_sha256(again) == then.pixels_sha256
     altered = bool(then.pixels_sha256) and then.pixels_sha256 != pixels_sha256(image)

@@ -17,7 +17,7 @@ from latentdiff import config as configs
 from latentdiff.conditioning import prompt_language
 from latentdiff.conditioning.settings import SYNTAXES, Guidance, Long, Syntax
 from latentdiff.errors import UserError, unknown_name
-from latentdiff.pipelines.request_records import Blend, Source, Upscale
+from latentdiff.pipelines.request_records import Blend, Embeds, Source, Upscale
 from latentdiff.schedulers import names
 from latentdiff.seeding import check_image_seed
 
@@ -101,6 +101,8 @@ class Request:
     """Last layers of the text encoder that are left out, as diffusers counts."""
     long_prompts: Long = "truncate"
     """Prompts over the text encoder's limit: cut there, or encoded in pieces side by side."""
+    embeds: Embeds | None = None
+    """A file of contexts in place of the prompts."""
     source: Source | None = None
     """A picture to start from, whole or to repaint in parts."""
     blend: Blend | None = None
@@ -160,6 +162,10 @@ class Request:
             raise UserError(
                 "a second, larger pass draws over the whole picture; repaint or edit first, then "
                 "upscale what came out"
+            )
+        if self.embeds is not None and (self.prompt or self.negative_prompt):
+            raise UserError(
+                f"prompts and the contexts in {self.embeds.file} were given; give one of the two"
             )
         if self.prompt_syntax not in SYNTAXES:
             raise unknown_name("prompt_syntax", str(self.prompt_syntax), SYNTAXES)

@@ -1,4 +1,5 @@
-"""Records that a request may hold: a picture to start from, what to repaint, a second end point."""
+"""Records that a request may hold: a picture to start from, what to repaint, other contexts, a
+second end point."""
 
 from __future__ import annotations
 
@@ -112,6 +113,16 @@ class Source:
             strength=strength if self.strength is None else self.strength,
             inpaint=inpaint,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeds:
+    """A file of contexts in place of encoded prompts, as diffusers' `encode_prompt` gives them."""
+
+    file: str
+    """.safetensors with `prompt_embeds` (L, D), and `negative_prompt_embeds` for guidance."""
+    file_sha256: str = ""
+    """Of the file; filled in when it is read, and from then on demanded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,8 @@ SHORT = {
 }
 """Names of options → fields of a request."""
 MOST = 10_000
+DRAWN_BY = ("request", "model", "weights_sha256", "settings_sha256", "loras", "embeddings", "dtype")
+"""Keys of a recipe by which two pictures are the same one, up to the machine that drew it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def _set(record: Any, path: Sequence[str], text: str, axis: Axis) -> Any:
     if rest:
         inner = getattr(record, name, None)
         if inner is None:
-            raise UserError(f"sweep of {axis.name}: the request has no {name} to vary")
+            raise UserError(f"{axis.name}: the request has no {name} to change")
         return dataclasses.replace(record, **{name: _set(inner, rest, text, axis)})
     try:
         value = yaml.safe_load(text)
@@ -92,7 +94,7 @@ def _set(record: Any, path: Sequence[str], text: str, axis: Axis) -> Any:
 def digest(recipe: Recipe) -> str:
     """Names a picture before it is drawn: of the resolved request, the weights and the LoRAs."""
     told = recipe.to_json()
-    kept = {key: told[key] for key in ("request", "model", "weights_sha256", "loras", "dtype")}
+    kept = {key: told[key] for key in DRAWN_BY}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

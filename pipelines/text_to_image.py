@@ -319,7 +319,7 @@ class TextToImagePipeline:
             )
         scale = request.guidance_scale
         resolved = replace(
-            planning.sized(request, self.parts),
+            planning.sized(embeds.resolved(request), self.parts),
             seed=draw_seed() if request.seed is None else request.seed,
             num_inference_steps=planning.step_count(
                 request, self.bundle.scheduler_config, lambda: self.default_steps
@@ -339,26 +339,42 @@ class TextToImagePipeline:
             return prompting.condition(self.bundle, self.unet, batch)
         mask = None
         if given is not None:
-            context = given.to(self.bundle.unet.device)
+            context = given.to(self.bundle.unet.device, self.bundle.unet.dtype)
         else:
             context, mask = prompting.fixed_context(self.bundle, batch)
         if other is not None:
             context = blended(context, prompting.fixed_context(self.bundle, other)[0], batch)
         return prompting.guided(self.bundle, self.unet, batch, mask), context
 
+    @torch.no_grad()
+    def encode(self, prompt: str, *, clip_skip: int = 0) -> Tensor:
+        """The context (L, D) that a prompt becomes, for `prompt_embeds` or a file of them."""
+        request = Request(
+            prompt=prompt, clip_skip=clip_skip, guidance_scale=1.0, num_inference_steps=1
+        )
+        return prompting.fixed_context(self.bundle, Batch((request,), (0,)))[0][0]
+
     def recipe(self, request: Request, batch_size: int = 1) -> Recipe:
         """What makes the picture of a resolved request again, with these weights as they are.
 
         batch_size: how many were drawn at once.
         """
+        # A parameter's own: diffusers' `unet.device` walks all modules, for each of 10,000 recipes.
+        weight = next(self.bundle.unet.parameters())
         return Recipe(
             request=request,
             model=self._model_name,
+            variant=self.bundle.variant,
+            vae=self.bundle.vae_source,
+            prediction_type=self.bundle.said_prediction,
             weights_sha256=dict(self.bundle.hashes),
+            settings_sha256=self.bundle.settings_sha256,
             loras=tuple(self.loras.recipe()),
-            dtype=str(self.bundle.unet.dtype).removeprefix("torch."),
-            device=str(self.bundle.unet.device),
-            processor=devices.processor_name(self.bundle.unet.device),
+            embeddings=self.bundle.embeddings,
+            dtype=str(weight.dtype).removeprefix("torch."),
+            device=str(weight.device),
+            processor=devices.processor_name(weight.device),
+            instruction_set=devices.instruction_set(weight.device),
             threads=torch.get_num_threads(),
             batch_size=batch_size,
             versions=self._versions,
@@ -382,7 +398,8 @@ class TextToImagePipeline:
 
     @cached_property
     def _versions(self) -> dict[str, str]:
-        return {p: version(p) for p in ("latentdiff", "torch", "diffusers", "transformers")}
+        packages = ("latentdiff", "torch", "diffusers", "transformers", "pillow")
+        return {package: version(package) for package in packages}
 
     @cached_property
     def _model_name(self) -> str:

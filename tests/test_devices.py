@@ -62,3 +62,21 @@ def test_autocast_follows_the_option_then_the_launcher(monkeypatch):
         devices.autocast_dtype("auto", CPU)
     with pytest.raises(UserError, match="fp16 needs a CUDA device"):
         devices.autocast_dtype("fp16", CPU)
+
+
+def test_the_instructions_of_the_processor_and_what_a_user_forbade_are_named(monkeypatch):
+    for name in devices.LIMITS_OF_INSTRUCTIONS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert devices.instruction_set(CPU) == "AVX2"
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX")
+    assert devices.instruction_set(CPU) == "AVX2, ONEDNN_MAX_CPU_ISA=AVX"
+
+
+def test_threads_are_as_they_were_after_the_block():
+    before = torch.get_num_threads()
+    with devices.threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    with devices.threads(0):
+        assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == before

@@ -34,6 +34,7 @@ _EXTRAS = {
     "datasets": ("train", "parquet files and hub data sets"),
     "pyarrow": ("train", "parquet files"),
     "tensorboard": ("train", "TensorBoard files of a training"),
+    "av": ("video", "MP4"),
 }
 _ENOUGH = 6e9
 """Bytes of memory that Stable Diffusion 1.x takes in float32 at 512 px, with its libraries."""

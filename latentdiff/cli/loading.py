@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from latentdiff.models.bundle import Bundle
     from latentdiff.models.embedding import Embedding
     from latentdiff.models.lora.formats import LoraFile
+    from latentdiff.models.lora.stack import ChosenLora
     from latentdiff.pipelines.text_to_image import TextToImagePipeline
 
 
@@ -67,7 +68,7 @@ def read_embeddings(given: Sequence[str]) -> list[Embedding]:
     return [read_embedding(*parse_embedding(text)) for text in given]
 
 
-def read_loras(given: Sequence[str]) -> list[tuple[LoraFile, float]]:
+def read_loras(given: Sequence[str]) -> list[tuple[LoraFile, ChosenLora]]:
     """The LoRA files and their scales, read before the model is: a wrong one is told at once."""
     if not given:
         return []
@@ -75,13 +76,13 @@ def read_loras(given: Sequence[str]) -> list[tuple[LoraFile, float]]:
     from latentdiff.models.lora.stack import parse_lora
 
     chosen = [parse_lora(text) for text in given]
-    return [(read_lora(path), scale) for path, scale in chosen]
+    return [(read_lora(one.path), one) for one in chosen]
 
 
-def add_loras(pipeline: TextToImagePipeline, loras: Sequence[tuple[LoraFile, float]]) -> None:
+def add_loras(pipeline: TextToImagePipeline, loras: Sequence[tuple[LoraFile, ChosenLora]]) -> None:
     """Add them to the weights; what each changed, and what did not fit, is printed."""
-    for file, scale in loras:
-        report = pipeline.loras.load(file, scale)
+    for file, chosen in loras:
+        report = pipeline.loras.load(file, chosen.scale, blocks=chosen.blocks)
         print(f"lora: {report.summary()}", file=sys.stderr)
         print_notes(report.lines())
 

@@ -32,10 +32,12 @@ class ModelOptions:
     lora: Annotated[
         tuple[str, ...],
         tyro.conf.UseAppendAction,
-        tyro.conf.arg(metavar="FILE[:SCALE]"),
+        tyro.conf.arg(metavar="FILE[:SCALE[:PART=SCALE,…]]"),
     ] = ()
     """LoRA file of any tool, a folder that holds one, or a hub id, and how strongly to apply it,
-    1 by default: --lora owl.safetensors:0.8. May be given several times; they add up."""
+    1 by default: --lora owl.safetensors:0.8. Parts of the model may have a scale on top:
+    --lora owl.safetensors:0.8:unet.up_blocks=0.5,text_encoder=0. May be given several times; they
+    add up."""
     embedding: Annotated[
         tuple[str, ...],
         tyro.conf.UseAppendAction,

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 
 class Stages:
-    """One line on standard error, rewritten in place; silent where there is no terminal."""
+    """One line on standard error, rewritten in place. Where there is no terminal, a line of its own
+    every `seconds` of a run of many pictures, and else nothing."""
 
-    def __init__(self, count: int = 0) -> None:
-        self.count = count
+    def __init__(self, count: int = 0, *, seconds: float = 60.0) -> None:
+        self.count, self.seconds = count, seconds
         self.live = sys.stderr.isatty()
         self._written = 0
-        self._began = self._first = time.monotonic()
+        self._began = self._first = self._told = time.monotonic()
 
     @contextmanager
     def stage(self, text: str) -> Iterator[None]:
@@ -41,6 +42,7 @@ class Stages:
         of = f"{which} of {self.count}{self._left(step)}: " if self.count > 1 else ""
         if step.index == 0:
             self._began = time.monotonic()
+            self._tell(f"{which} of {self.count}{self._left(step)}")
         if done == step.total:
             self.show(f"{of}decoding …")
             return
@@ -60,6 +62,13 @@ class Stages:
             return f" ({seconds:.0f} s left)"
         hours, minutes = divmod(round(seconds / 60), 60)
         return f" ({f'{hours} h ' if hours else ''}{minutes} min left)"
+
+    def _tell(self, text: str) -> None:
+        """A line for a log."""
+        now = time.monotonic()
+        if not self.live and self.count > 1 and now - self._told >= self.seconds:
+            self._told = now
+            print(f"drawing {text}", file=sys.stderr, flush=True)
 
     def show(self, text: str) -> None:
         """Write the line, over whatever stands there; the heartbeat repeats it in long silence."""

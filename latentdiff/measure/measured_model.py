@@ -48,8 +48,10 @@ class MeasuredModel:
 
     @property
     def hashes(self) -> Mapping[str, str]:
-        """Part → SHA-256 of its weights."""
-        return dict(self.pipeline.bundle.hashes)
+        """Part → SHA-256 of its weights, and those of learned words."""
+        bundle = self.pipeline.bundle
+        words = {f"embedding {word['token']}": word["sha256"] for word in bundle.embeddings}
+        return {**bundle.hashes, **words}
 
     @cached_property
     def digests(self) -> dict[str, str]:

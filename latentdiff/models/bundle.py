@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,7 +51,9 @@ class Bundle:
     SHA-256 of its weight file, as `sha256sum` prints it (of the list of the shards' sums if there
     are several), made when it is asked for; empty for one made in memory. card: the content of
     `snowglobe.json`, for models that carry one. notes: what the user should know about what was
-    not loaded.
+    not loaded. variant, vae_source, said_prediction: which set of weights was asked for, whose
+    autoencoder stands in, and what the U-Net was said to predict, each as it was named.
+    embeddings: file, sha256 and token of each learned word.
     """
 
     unet: UNet2DConditionModel
@@ -62,9 +65,26 @@ class Bundle:
     hashes: Mapping[str, str] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    variant: str = ""
+    vae_source: str = ""
+    said_prediction: str = ""
+    embeddings: tuple[Mapping[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         check_fit(self)
+
+    @functools.cached_property
+    def settings_sha256(self) -> dict[str, str]:
+        """Part -> SHA-256 of its settings as they were read: what weights' hashes leave out, such
+        as an activation, a noise schedule or a tokenizer's words."""
+        written: dict[str, Any] = {
+            part: getattr(self, part).config for part in ("unet", "vae", "text_encoder")
+        }
+        written["text_encoder"] = written["text_encoder"].to_dict()
+        written["scheduler"] = vars(self.scheduler_config)
+        told = {part: _canonical(values) for part, values in written.items()}
+        told["tokenizer"] = self.tokenizer.backend_tokenizer.to_str()
+        return {part: hashlib.sha256(text.encode()).hexdigest() for part, text in told.items()}
 
     @property
     def repaints(self) -> bool:
@@ -107,12 +127,18 @@ def load(
         else:
             bundle = _load_folder(located.path, dtype, device, variant, vae)
     assert bundle.preview is None or bundle.preview.matrix
-    notes = (*located.notes, *bundle.notes)
+    bundle = dataclasses.replace(
+        bundle,
+        notes=(*located.notes, *bundle.notes),
+        variant=variant or "",
+        vae_source="" if vae is None else str(vae),
+        said_prediction=prediction_type or "",
+    )
     if prediction_type is None:
-        return dataclasses.replace(bundle, notes=notes)
+        return bundle
     return dataclasses.replace(
         bundle,
-        notes=tuple(note for note in notes if UNSAID not in note),
+        notes=tuple(note for note in bundle.notes if UNSAID not in note),
         scheduler_config=dataclasses.replace(
             bundle.scheduler_config, prediction_type=prediction_type
         ),
@@ -310,6 +336,15 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
         for name in ("bos", "eos", "unk", "pad")
     }
     write_json(folder / "special_tokens_map.json", special)
+
+
+_UNSAID = ("transformers_version", "dtype", "torch_dtype", "architectures", "vocab_size")
+"""Of a text encoder's settings: what changes no picture, or is seen in the weights."""
+
+
+def _canonical(settings: Mapping[str, Any]) -> str:
+    kept = {k: v for k, v in settings.items() if k[0] != "_" and k not in _UNSAID}
+    return json.dumps(kept, sort_keys=True, default=str)
 
 
 def model_index(scheduler_class: str) -> dict[str, Any]:

@@ -19,15 +19,12 @@ from latentdiff.errors import UserError
 from latentdiff.files import sha256_file
 from latentdiff.models import weights
 from latentdiff.models.single_files.single_file import refuse_pickle
-from latentdiff.models.weight_hashes import plus
 
 if TYPE_CHECKING:
     from latentdiff.models.bundle import Bundle
 
 A1111_NAME = "emb_params"
 MOST_VECTORS = 75
-_HASH = "embedding "
-"""What stands before a learned word among a bundle's hashes."""
 _PRIVATE = 0xF0000
 """First of Unicode's private characters that stand for the vectors inside the tokenizer."""
 
@@ -45,10 +42,14 @@ class Embedding:
 def parse_embedding(text: str) -> tuple[Path, str | None]:
     """FILE or FILE:TOKEN of a command line; a name that exists as it stands is a name."""
     path = Path(text).expanduser()
-    head, colon, tail = text.rpartition(":")
-    if path.exists() or not colon or not head:
+    if path.exists():
         return path, None
-    return Path(head).expanduser(), tail
+    colons = [k for k, letter in enumerate(text) if letter == ":" and k]
+    if not colons:
+        return path, None
+    there = [k for k in colons if Path(text[:k]).expanduser().is_file()]  # words may hold colons
+    place = there[0] if there else colons[-1]
+    return Path(text[:place]).expanduser(), text[place + 1 :]
 
 
 def read_embedding(path: Path, token: str | None = None) -> Embedding:
@@ -84,7 +85,7 @@ def read_embedding(path: Path, token: str | None = None) -> Embedding:
 
 def learned_words(bundle: Bundle) -> list[str]:
     """The words that were added to a model."""
-    return [name.removeprefix(_HASH) for name in bundle.hashes if name.startswith(_HASH)]
+    return [word["token"] for word in bundle.embeddings]
 
 
 @torch.no_grad()
@@ -96,7 +97,8 @@ def add_embedding(bundle: Bundle, embedding: Embedding) -> Bundle:
     """
     from tokenizers import AddedToken, Regex, normalizers
 
-    there = bundle.hashes.get(_HASH + embedding.token)
+    known = {word["token"]: word["sha256"] for word in bundle.embeddings}
+    there = known.get(embedding.token)
     if there == embedding.sha256:
         return bundle
     if there is not None:
@@ -128,5 +130,9 @@ def add_embedding(bundle: Bundle, embedding: Embedding) -> Bundle:
     table = bundle.text_encoder.get_input_embeddings()
     table.weight[torch.tensor(ids)] = embedding.vectors.to(table.weight)
     table.requires_grad_(False)
-    hashes = plus(bundle.hashes, _HASH + embedding.token, embedding.sha256)
-    return dataclasses.replace(bundle, tokenizer=tokenizer, hashes=hashes)
+    told = {
+        "file": str(embedding.path),
+        "sha256": embedding.sha256,
+        "token": embedding.token,
+    }
+    return dataclasses.replace(bundle, tokenizer=tokenizer, embeddings=(*bundle.embeddings, told))

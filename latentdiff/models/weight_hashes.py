@@ -93,12 +93,6 @@ class Hashes(Mapping[str, str]):
         return len(self._found) == len(self._sums)
 
 
-def plus(hashes: Mapping[str, str], name: str, value: str) -> Hashes:
-    """With one more, whose sum is known."""
-    own = {part: functools.partial(hashes.__getitem__, part) for part in hashes}
-    return Hashes({**own, name: lambda: value})
-
-
 def begin(hashes: Mapping[str, str]) -> None:
     """Make them all beside whatever is done next."""
     if isinstance(hashes, Hashes) and not hashes.made:

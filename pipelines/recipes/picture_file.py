@@ -66,12 +66,8 @@ def save_picture(image: Image.Image, path: str | Path, recipe: Recipe | Sequence
     recipes = [recipe] if isinstance(recipe, Recipe) else list(recipe)
     digest = pixels_sha256(image)
     recipes = [dataclasses.replace(one, pixels_sha256=digest) for one in recipes]
-    tables = [one.to_json() for one in recipes]
-    text = json.dumps(
-        tables[0] if isinstance(recipe, Recipe) else tables, ensure_ascii=False, sort_keys=True
-    )
-    parameters = write_parameters(recipes[0])
-    extra = _chunks(recipes[0], text, parameters) if kind == "png" else _exif(text, parameters)
+    kept = recipes[0] if isinstance(recipe, Recipe) else recipes
+    extra = _chunks(kept) if kind == "png" else {"exif": exif_of(kept)}
     if kind == "jpg" and len(extra["exif"].tobytes()) > LARGEST_EXIF:
         raise UserError(f"{len(recipes)} recipes do not fit into a JPEG; use .png or .webp")
     with atomic_path(path) as temporary:
@@ -85,7 +81,15 @@ def pixels_sha256(image: Image.Image) -> str:
     return hashlib.sha256(size + image.convert("RGB").tobytes()).hexdigest()
 
 
-def _chunks(first: Recipe, text: str, parameters: str) -> dict[str, Any]:
+def _written(kept: Recipe | Sequence[Recipe]) -> tuple[Recipe, str, str]:
+    """The first recipe, all as JSON (one as a table, several as a list), and A1111's text."""
+    first = kept if isinstance(kept, Recipe) else kept[0]
+    tables = kept.to_json() if isinstance(kept, Recipe) else [one.to_json() for one in kept]
+    return first, json.dumps(tables, ensure_ascii=False, sort_keys=True), write_parameters(first)
+
+
+def _chunks(kept: Recipe | Sequence[Recipe]) -> dict[str, Any]:
+    first, text, parameters = _written(kept)
     chunks = PngImagePlugin.PngInfo()
     chunks.add_itxt(CHUNK, text)
     if parameters.isascii():
@@ -98,13 +102,15 @@ def _chunks(first: Recipe, text: str, parameters: str) -> dict[str, Any]:
     return {"pnginfo": chunks}
 
 
-def _exif(text: str, parameters: str) -> dict[str, Any]:
+def exif_of(kept: Recipe | Sequence[Recipe]) -> Image.Exif:
+    """EXIF that holds a recipe, or those of several pictures, and A1111's text."""
+    _, text, parameters = _written(kept)
     exif = Image.Exif()
     exif[SOFTWARE] = "latentdiff"
     inner = exif.get_ifd(EXIF_IFD)
     inner[USER_COMMENT] = b"UNICODE\0" + parameters.encode("utf-16-be")
     inner[MAKER_NOTE] = MARK + zlib.compress(text.encode("utf-8"), 9)
-    return {"exif": exif}
+    return exif
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -12,46 +12,64 @@ from latentdiff.pipelines.request import Request
 OLD_KEYS = ("loras", "model", "weights_sha256", "dtype", "versions")
 """Keys of provenance in recipes written before requests had a table of their own."""
 COUNTS = ("threads", "batch_size")
-TEXTS = ("model", "dtype", "device", "processor", "pixels_sha256")
+TEXTS = (
+    *(
+        "model",
+        "variant",
+        "vae",
+        "prediction_type",
+        "dtype",
+        "device",
+        "processor",
+        "instruction_set",
+    ),
+    "pixels_sha256",
+)
+TABLES = ("weights_sha256", "settings_sha256", "versions", "sheet")
+LISTS = ("loras", "embeddings")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A picture's resolved request and its provenance.
 
-    model: name, folder or hub id. weights_sha256: part → hash of its weights. loras: file, sha256
-    and scale of each that was in the weights. dtype, device: what the U-Net computed in, and where.
-    processor, threads, batch_size: of the machine and of what was drawn together, on which the last
-    bits depend. versions: package → version.
-    pixels_sha256: of the picture as it was saved (`picture_file.pixels_sha256`).
+    model: name, folder or hub id. variant, vae, prediction_type: which set of its weights, whose
+    autoencoder in place of its own, and what its U-Net predicts, where that was said.
+    weights_sha256, settings_sha256: part → hash of its weights, of its settings. loras: file,
+    sha256, scale and scales of parts ("blocks") of each that was in the weights. embeddings: file,
+    sha256 and token of each learned word. dtype, device: what the U-Net computed in, and where.
+    processor, instruction_set, threads, batch_size: of the machine and of what was drawn together,
+    on which the last bits depend. versions: package → version. sheet: how the pictures of a grid
+    lie: "columns" (a number, or their names) and "rows" (their names). pixels_sha256: of the
+    picture as it was saved (`picture_file.pixels_sha256`).
     """
 
     request: Request
     model: str = ""
+    variant: str = ""
+    vae: str = ""
+    prediction_type: str = ""
     weights_sha256: Mapping[str, str] = field(default_factory=dict)
+    settings_sha256: Mapping[str, str] = field(default_factory=dict)
     loras: tuple[Mapping[str, Any], ...] = ()
+    embeddings: tuple[Mapping[str, Any], ...] = ()
     dtype: str = ""
     device: str = ""
     processor: str = ""
+    instruction_set: str = ""
     threads: int = 0
     batch_size: int = 1
     versions: Mapping[str, str] = field(default_factory=dict)
+    sheet: Mapping[str, Any] = field(default_factory=dict, compare=False)
     pixels_sha256: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the request in a table of its own."""
         return {
             "request": self.request.to_json(),
-            "model": self.model,
-            "weights_sha256": dict(self.weights_sha256),
-            "loras": [dict(lora) for lora in self.loras],
-            "dtype": self.dtype,
-            "device": self.device,
-            "processor": self.processor,
-            "threads": self.threads,
-            "batch_size": self.batch_size,
-            "versions": dict(self.versions),
-            "pixels_sha256": self.pixels_sha256,
+            **{name: getattr(self, name) for name in (*TEXTS, *COUNTS)},
+            **{name: dict(getattr(self, name)) for name in TABLES},
+            **{name: [dict(entry) for entry in getattr(self, name)] for name in LISTS},
         }
 
     @classmethod
@@ -66,7 +84,7 @@ class Recipe:
             if key not in known:
                 raise unknown_name("key in a recipe", str(key), known)
         request = Request.from_json(table.pop("request"))
-        for key in ("weights_sha256", "versions"):
+        for key in TABLES:
             if not isinstance(table.get(key, {}), Mapping):
                 raise UserError(f"{key} of a recipe is {table[key]!r}; a table was expected")
         for key, kind in (*((k, int) for k in COUNTS), *((k, str) for k in TEXTS)):
@@ -74,10 +92,14 @@ class Recipe:
                 raise UserError(
                     f"{key} of a recipe is {table[key]!r}; {kind.__name__} was expected"
                 )
-        loras = table.pop("loras", ())
-        if not isinstance(loras, list | tuple) or not all(isinstance(x, Mapping) for x in loras):
-            raise UserError(f"loras of a recipe is {loras!r}; a list of tables was expected")
-        return cls(request=request, loras=tuple(loras), **table)
+        for key in LISTS:
+            found = table.get(key, ())
+            if not isinstance(found, list | tuple) or not all(
+                isinstance(entry, Mapping) for entry in found
+            ):
+                raise UserError(f"{key} of a recipe is {found!r}; a list of tables was expected")
+            table[key] = tuple(found)
+        return cls(request=request, **table)
 
 
 def _from_flat(mapping: Mapping[str, Any]) -> dict[str, Any]:

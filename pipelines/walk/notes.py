@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from latentdiff.models.embedding import learned_words
 from latentdiff.models.geometry import Geometry
 from latentdiff.pipelines.request import Request
 
+LORA_TAG = re.compile(r"(<lora:([^:>]+)(?::([^:>]+))?[^>]*>)")
+"""A1111's way to ask for a LoRA: the tag, its name, its scale."""
 LONGEST_LINE = 12
 """Lost words that are listed; of more, the number."""
 
@@ -49,6 +52,11 @@ def without_effect(geometry: Geometry, requests: Sequence[Request]) -> list[str]
     lines: dict[str, None] = {}
     own = geometry.own_size
     for r in requests:
+        for tag, name, scale in LORA_TAG.findall(r.prompt):
+            lines[
+                f"{tag} in the prompt is read as words; give the file by "
+                f"--lora {name}.safetensors:{scale or 1}"
+            ] = None
         if not r.guidance.active:
             if r.negative_prompt:
                 lines[
@@ -83,9 +91,7 @@ def unknown_words(bundle: Bundle, prompts: Sequence[str], known: Sequence[str] =
     if not vocabulary:
         return []
     vocabulary = [*vocabulary, *" ".join(known).split(), *learned_words(bundle)]
-    strange: dict[str, list[str]] = {}
-    for prompt in prompts:
-        strange |= text.unknown_words(prompt, vocabulary)
+    strange = text.unknown_words("\n".join(prompts), vocabulary)
     lines = []
     for word, close in strange.items():
         hint = f"; nearest: {', '.join(close)}" if close else ""

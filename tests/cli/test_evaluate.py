@@ -11,6 +11,25 @@ from latentdiff.cli.main import run
 from latentdiff.evaluation import alignment, clip_score, protocol
 
 
+def test_inversions_are_measured_on_the_same_pictures(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "inversion.json"
+    options = ["--count", "2", "--steps", "2,4", "--guidance-scales", "1,3", "--json", str(place)]
+    assert run(["evaluate", "inversion", "--model", str(model), "--device", "cpu", *options]) == 0
+    rows = json.loads(place.read_text())["rows"]
+    told = [(row["way"], row["guidance_scale"], row["steps"]) for row in rows]
+    ways = ("DDIM's inverse", "EDICT")
+    assert told == [(way, scale, n) for way in ways for scale in (1, 3) for n in (2, 4)]
+    for drifting, exact in zip(rows[:4], rows[4:], strict=True):
+        assert exact["latent_error"] < 1e-4
+        assert exact["latent_error"] < drifting["latent_error"] + 1e-6
+    assert capsys.readouterr().out.count("| EDICT |") == 4
+    for wrong in (["--steps", "4,x"], ["--prompt", "a cat"], ["--count", "0"], ["--steps", "0"]):
+        assert run(["evaluate", "inversion", *wrong]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
 def alignment_of(model: Path, *more: str) -> int:
     options = ["--count", "8", "--steps", "2", "--dtype", "float32", "--device", "cpu"]
     return run(["evaluate", "alignment", "--model", str(model), *options, *more])

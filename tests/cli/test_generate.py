@@ -329,6 +329,13 @@ def test_a_setting_that_does_less_than_it_promises_is_noted(
     assert said in notes[0]
 
 
+def test_a_lora_in_the_prompt_is_noted_with_the_option_that_brings_it(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(model, "a cat <lora:owl:0.8>", "--steps", "1") == 0
+    assert "give the file by --lora owl.safetensors:0.8" in capsys.readouterr().err
+
+
 def test_a_terminal_shows_what_is_being_done(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ import tiny
 from PIL import Image, ImageDraw
 
 from latentdiff.cli.main import run
+from latentdiff.cli.stages import Stages
 from latentdiff.pipelines.recipes.picture_file import read_recipe, read_recipes
 
 
@@ -130,6 +134,50 @@ def test_a_long_run_goes_on_where_it_stopped_and_each_picture_is_the_one_drawn_a
     assert "holds another picture than this run would draw" in capsys.readouterr().err
 
 
+def test_a_full_disk_is_one_line_and_the_run_goes_on_where_it_stopped(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listed, folder = tmp_path / "prompts.txt", tmp_path / "all"
+    listed.write_text("a cat\na dog\nan owl\n")
+    given = ["generate", "--prompts", listed, "--seed", 5, "--resume", "-o", folder]
+    whole, saved = Image.Image.save, []
+
+    def fills_up(image: Image.Image, place: Path, **options: object) -> None:
+        saved.append(place)
+        if len(saved) == 2:
+            Path(place).write_bytes(b"half a picture")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        whole(image, place, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", fills_up)
+        assert command(model, *given) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "No space left" in err or "full" in err
+    assert [p.name for p in folder.iterdir()] == ["a-cat-5.png"]
+    assert command(model, *given) == 0
+    assert names(folder) == ["a-cat-5.png", "a-dog-6.png", "an-owl-7.png"]
+
+
+def test_a_log_gets_a_line_now_and_then_with_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stages = Stages(10_000)
+    for place in range(40):
+        now += 25.0
+        step = SimpleNamespace(index=0, total=9, places=(place,))
+        stages.step(step)  # type: ignore[arg-type]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 13  # one in 60 seconds, at the first step after that
+    assert lines[-1] == "drawing picture 39 of 10000 (69 h 11 min left)"
+
+
 def test_several_processes_share_the_pictures(model: Path, tmp_path: Path) -> None:
     listed = tmp_path / "prompts.txt"
     listed.write_text("a cat\na dog\nan owl\n")
@@ -162,9 +210,42 @@ def test_interpolation_walks_from_prompt_to_prompt_and_seed_to_seed(
     with Image.open(tmp_path / "frames" / "frame-0.png") as image:
         pairs = zip(image.convert("RGB").tobytes(), first, strict=True)
         assert max(abs(a - b) for a, b in pairs) <= 1
+    assert len(read_recipes(tmp_path / "way.webp")) == 6
     blend = read_recipe(tmp_path / "frames" / "frame-1.png").request.blend
     assert blend is not None
     assert json.dumps([blend.prompt, blend.seed, round(blend.amount, 3)]) == '["a dog", 7, 0.333]'
+
+
+def test_an_mp4_shows_the_frames_in_their_order(model: Path, tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="pip install 'latentdiff[video]'")
+    given = ["interpolate", "a cat", "a dog", "--frames", 3, "--fps", 12.5]
+    assert command(model, *given, "-o", tmp_path / "way.mp4") == 0
+    assert command(model, *given, "-o", tmp_path / "frames") == 0
+    with av.open(str(tmp_path / "way.mp4")) as container:
+        assert float(container.streams.video[0].average_rate) == 12.5
+        shown = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+    assert len(shown) == 4
+    drawn = []
+    for k in range(4):
+        with Image.open(tmp_path / "frames" / f"frame-{k}.png") as image:
+            drawn.append(np.asarray(image.convert("L"), dtype=float))
+    for k, frame in enumerate(shown):  # the colours' sides are halved, brightness is not
+        apart = [float(np.abs(frame - other).mean()) for other in drawn]
+        assert min(apart) == apart[k] < 6
+
+
+def test_an_mp4_without_its_library_names_the_command_that_installs_it(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert command(model, "interpolate", "a", "b", "-o", tmp_path / "way.mp4") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "pip install 'latentdiff[video]'" in err
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -180,9 +261,15 @@ def test_interpolation_walks_from_prompt_to_prompt_and_seed_to_seed(
         (["generate", "a", "--resume"], "--resume needs --seed"),
         (["generate", "a", "--variation-seed", "1"], "no effect without --variation-strength"),
         (["generate", "a", "--decode-tile", "3"], "decode_tile 3"),
+        (["generate", "a", "--timesteps", "999,x"], "timesteps is '999,x'"),
+        (["generate", "a", "--timesteps", "500,500"], "timesteps"),
+        (["generate", "a", "--timesteps", "999,1", "--steps", "3"], "3 steps and 2 timesteps"),
+        (["generate", "--prompt-embeds", "no.safetensors"], "there are no contexts at no.safe"),
+        (["generate", "a", "--prompt-embeds", "no.safetensors"], "give one of the two"),
+        (["generate", "a", "--lora", "no:1:unet=x"], "is no scale; expected FILE"),
         (["interpolate", "a"], "give a second of either"),
         (["interpolate", "a", "b", "--seeds", "1,2,3"], "make no pairs"),
-        (["interpolate", "a", "b", "-o", "x.mp4"], "none of .webp"),
+        (["interpolate", "a", "b", "-o", "x.avi"], "none of .webp"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

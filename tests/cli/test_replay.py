@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from PIL import Image, PngImagePlugin
+from safetensors.torch import save
 
 from latentdiff.cli.main import run
 from latentdiff.pipelines.recipes.picture_file import read_recipe, read_recipes, save_picture
@@ -47,6 +52,12 @@ def test_set_changes_what_it_names_and_nothing_else(cat: Path, tmp_path: Path) -
     changed = {key for key in after if after[key] != before[key]}
     assert changed == {"guidance_scale", "num_inference_steps", "prompt"}
     assert after["prompt"] == "3"
+    varied = ["--image", str(place), "--model", read_recipe(place).model, "--device", "cpu"]
+    assert run(["generate", "a dog", *varied, "-o", str(tmp_path / "dog.png")]) == 0
+    sets = ["--set", "strength=0.5", "--set", "source.resize=fit"]
+    assert run(["replay", str(tmp_path / "dog.png"), *sets, "-o", str(place)]) == 0
+    source = read_recipe(place).request.source
+    assert source is not None and source.strength == 0.5
 
 
 def test_a_grid_is_drawn_again_as_a_grid(model: Path, tmp_path: Path) -> None:
@@ -91,18 +102,69 @@ def test_verify_names_what_differs(
     lied = dataclasses.replace(
         recipe,
         weights_sha256={**recipe.weights_sha256, "vae": "0" * 64},
+        settings_sha256={**recipe.settings_sha256, "scheduler": "1" * 64},
+        embeddings=({"file": "zorb.safetensors", "sha256": "2" * 64, "token": "zorb"},),
         processor="another",
+        instruction_set="AVX2",
         versions={**recipe.versions, "torch": "0.1"},
         request=dataclasses.replace(recipe.request, seed=4),
     )
     with Image.open(cat) as image:
         place = save_picture(image, tmp_path / "lied.png", lied)
-    assert run(["verify", str(place)]) == 1
+    assert run(["verify", str(place)]) == 2
+    assert "zorb.safetensors is not there; give it by --embedding FILE:zorb" in (
+        capsys.readouterr().err
+    )
+    (tmp_path / "word.safetensors").write_bytes(
+        save({"zorb": torch.zeros(1, tiny.tiny().text_encoder.config.hidden_size)})
+    )
+    assert run(["verify", str(place), "--embedding", str(tmp_path / "word.safetensors")]) == 1
     out = capsys.readouterr().out
     assert "vae: weights 0000000000 then" in out
+    assert "scheduler: settings 1111111111 then" in out
+    assert "embeddings: zorb 2222222222 then, zorb " in out
     assert "processor: another then" in out
+    assert "instruction set: AVX2 then" in out
     assert "torch: 0.1 then" in out
     assert "unet" not in out
+
+
+@pytest.mark.slow
+def test_other_instructions_of_one_processor_are_all_that_differs(
+    model: Path, tmp_path: Path
+) -> None:
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("torch has no vector instructions to leave out here")
+    place = tmp_path / "cat.png"
+    options = ["--seed", "3", "--steps", "8", "--model", str(model), "--device", "cpu"]
+    assert run(["generate", "a cat", *options, "-o", str(place)]) == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "latentdiff", "verify", str(place)],
+        env={**os.environ, "ATEN_CPU_CAPABILITY": "default"},
+        capture_output=True,
+        text=True,
+    )
+    first, *rest = done.stdout.splitlines()
+    if done.returncode == 0:
+        assert first.endswith("bit-equal")
+    else:
+        assert "PSNR" in first
+        now = f"  instruction set: {torch.backends.cpu.get_cpu_capability()} then, DEFAULT now"
+        assert rest == [now]
+
+
+def test_a_sweep_s_grid_and_a_sheet_of_the_way_are_drawn_again_as_they_were(
+    model: Path, tmp_path: Path
+) -> None:
+    drawn = ["--seed", "1", "--steps", "1", "--model", str(model), "--device", "cpu"]
+    axes = ["--sweep", "guidance_scale=1,3,5", "--sweep", "clip_skip=0,1"]
+    assert run(["generate", "a cat", *axes, *drawn, "-o", str(tmp_path / "sweep.png")]) == 0
+    assert run(["verify", str(tmp_path / "sweep.png")]) == 0
+    way = ["interpolate", "a cat", "a dog", "an owl", "--frames", "2", *drawn[2:]]
+    assert run([*way, "-o", str(tmp_path / "way.png")]) == 0
+    assert run(["verify", str(tmp_path / "way.png")]) == 0
+    assert run(["replay", str(tmp_path / "way.png"), "-o", str(tmp_path / "again.webp")]) == 0
+    assert pixels(tmp_path / "again.webp") == pixels(tmp_path / "way.png")
 
 
 def test_a_retouched_picture_is_told(
@@ -167,6 +229,7 @@ def test_a_picture_of_a1111_is_drawn_as_far_as_it_goes(
         (["replay", "CAT", "--set", "seed"], "expected KEY=VALUE"),
         (["replay", "CAT", "--set", "seed=many"], "seed"),
         (["replay", "CAT", "--set", "steps=0"], "0 steps are out of range"),
+        (["replay", "CAT", "--set", "strength=0.5"], "the request has no source to change"),
         (["replay", "CAT", "--model", "nothing"], "nothing"),
         (["replay", "missing.png"], "missing.png cannot be read"),
         (["replay", "CAT", "-o", "cat.gif"], "expected one of .png, .jpg"),

@@ -36,11 +36,12 @@ FLOORS: list[list[str]] = [
 INSIDE: dict[str, list[str]] = {
     "pipelines": [
         *("request_records", "request", "recipes", "walk", "from_pictures", "planning"),
-        *("text_to_image", "replay", "explain", "round_trip", "interpolation", "sweep"),
+        *("text_to_image", "sweep", "replay", "explain", "round_trip"),
+        *("interpolation", "animation"),
     ],
     "measure": [
         *("measured_model", "drawing", "photo_classifier", "blind_test", "results"),
-        *("measure_alignment", "measure_autoencoder", "measure_classes"),
+        *("measure_alignment", "measure_autoencoder", "measure_classes", "measure_inversion"),
         *("vision_features", "picture_sets", "conditioned_latents", "measure_images"),
         *("measure_sweep", "measure_comparison", "measure_likelihood", "measure_reconstruction"),
         "trials",

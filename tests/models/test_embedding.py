@@ -53,7 +53,8 @@ def test_a_word_takes_its_vectors_in_the_prompt_and_changes_no_other(
             tokenize(taught.tokenizer, [other]).input_ids.tolist()
             == tokenize(bundle.tokenizer, [other]).input_ids.tolist()
         )
-    assert taught.hashes[f"embedding {word}"] == embedding.sha256
+    (told,) = taught.embeddings
+    assert (told["token"], told["sha256"]) == (word, embedding.sha256)
     context = taught.text_encoder(torch.tensor([ids])).last_hidden_state
     assert bool(torch.isfinite(context).all())
 

@@ -18,7 +18,7 @@ from latentdiff.models.lora.changes import Pair
 from latentdiff.models.lora.formats import read_lora, write_lora
 from latentdiff.models.lora.layers import base_of
 from latentdiff.models.lora.metadata import LoraMetadata
-from latentdiff.models.lora.stack import LoraStack, load_lora, parse_lora
+from latentdiff.models.lora.stack import ChosenLora, LoraStack, load_lora, parse_lora
 
 TO_Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 
@@ -212,14 +212,17 @@ def test_another_base_is_told_and_the_same_one_is_not(tmp_path: Path) -> None:
 
 
 def test_a_scale_comes_after_the_last_colon_unless_that_is_the_name(tmp_path: Path) -> None:
-    assert parse_lora("owl.safetensors") == (Path("owl.safetensors"), 1.0)
-    assert parse_lora("owl.safetensors:0.8") == (Path("owl.safetensors"), 0.8)
-    assert parse_lora("a:b.safetensors:-1") == (Path("a:b.safetensors"), -1.0)
+    assert parse_lora("owl.safetensors") == ChosenLora(Path("owl.safetensors"))
+    assert parse_lora("owl.safetensors:0.8") == ChosenLora(Path("owl.safetensors"), 0.8)
+    assert parse_lora("a:b.safetensors:-1") == ChosenLora(Path("a:b.safetensors"), -1.0)
     odd = tmp_path / "owl:2"
     odd.write_bytes(b"")
-    assert parse_lora(str(odd)) == (odd, 1.0)
-    assert parse_lora(f"{odd}:3") == (odd, 3.0)
-    for wrong in ("owl.safetensors:", "owl.safetensors:x"):
+    assert parse_lora(str(odd)) == ChosenLora(odd)
+    assert parse_lora(f"{odd}:3") == ChosenLora(odd, 3.0)
+    parts = ChosenLora(odd, 0.8, {"unet.up_blocks": 0.5, "text_encoder": 0.0})
+    assert parse_lora(f"{odd}:0.8:unet.up_blocks=0.5,text_encoder=0") == parts
+    assert parse_lora(str(parts)) == parts
+    for wrong in ("owl.safetensors:", "owl.safetensors:x", "owl.safetensors:1:unet=x"):
         with pytest.raises(UserError, match="is no scale"):
             parse_lora(wrong)
     for wrong in ("nan", "inf"):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from latentdiff.models.attention import AttentionRecorder, probabilities
 from latentdiff.pipelines import Request, TextToImagePipeline
-from latentdiff.pipelines.explain import explain, overlay
+from latentdiff.pipelines.explain import Explained, WordMap, explain, overlay
 
 FEW: dict[str, Any] = {"num_inference_steps": 3, "guidance_scale": 2.0, "seed": 1}
 
@@ -67,13 +67,32 @@ def test_parts_schedules_and_weights_have_maps_of_their_words(pipe: TextToImageP
         *((1, "a", 1.0), (1, "dog", 1.0), (0, "on", 1.0)),
     ]
     assert {word.heat.shape for word in found.words} == {(4, 12)}
-    sheet = found.sheet(columns=5)
+    sheet, narrow = found.sheet(), found.sheet(columns=2)
+    assert (sheet.width // 268, narrow.width // 268) == (5, 2)  # of nine cells
     assert sheet.width > sheet.height
 
 
 def test_without_guidance_the_only_rows_are_the_prompt_s(pipe: TextToImagePipeline) -> None:
     found = explain(pipe, Request(prompt="a cat", **{**FEW, "guidance_scale": 1.0}))
     assert [word.word for word in found.words] == ["a", "cat"]
+
+
+def test_words_share_a_scale_so_that_one_without_a_place_stays_grey(
+    pipe: TextToImagePipeline,
+) -> None:
+    (picture,) = pipe.draw([Request(prompt="a cat", **FEW)])
+    heat = np.linspace(0.1, 0.2, 16, dtype=np.float32).reshape(4, 4)
+    strong, weak = (
+        WordMap(word=word, weight=1.0, part=0, heat=values)
+        for word, values in (("cat", heat), ("a", 0.1 + heat / 1000))
+    )
+    found = Explained(picture=picture, words=(strong, weak))
+
+    def colour(word: WordMap) -> float:
+        shown = np.asarray(found.shown(word), dtype=float)
+        return float(np.ptp(shown, axis=2).max())
+
+    assert colour(weak) < 30 < 100 < colour(strong)
 
 
 def test_the_hottest_cell_is_where_the_overlay_is_brightest() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from typing import Any
 
@@ -116,34 +115,13 @@ def test_repainting_draws_what_diffusers_draws(model: str, scheduler: str, stren
     agree(pipe.decode(ours.latents)[0], other.images[0])
 
 
-@functools.cache
-def inpainting_model(prediction_type: str) -> Bundle:
-    """Stable Diffusion's inpainting kind: nine channels, the five new ones not zero."""
-    plain = tiny.stable_diffusion_1(prediction_type)
-    unet = copy.deepcopy(plain.unet)
-    first = torch.nn.Conv2d(9, unet.conv_in.out_channels, 3, padding=1)
-    torch.manual_seed(4)
-    torch.nn.init.normal_(first.weight, std=0.1)
-    with torch.no_grad():
-        first.weight[:, :4] = unet.conv_in.weight
-        first.bias.copy_(unet.conv_in.bias)
-    unet.conv_in = first.requires_grad_(False)
-    unet.register_to_config(in_channels=9)
-    return Bundle(
-        unet=unet,
-        vae=plain.vae,
-        text_encoder=plain.text_encoder,
-        tokenizer=plain.tokenizer,
-        scheduler_config=plain.scheduler_config,
-    )
-
-
+@pytest.mark.parametrize("strength", [1.0, 0.6])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_an_inpainting_checkpoint_draws_what_it_draws_in_diffusers(
-    prediction_type: str, scheduler: str
+    prediction_type: str, scheduler: str, strength: float
 ) -> None:
-    bundle = inpainting_model(prediction_type)
+    bundle = tiny.inpainting(prediction_type)
     pipe = TextToImagePipeline(bundle)
     image, mask = made_pictures.picture(), made_pictures.mask()
     holed = image.copy()
@@ -152,7 +130,7 @@ def test_an_inpainting_checkpoint_draws_what_it_draws_in_diffusers(
         tiny.PROMPT,
         image=image,
         mask=mask,
-        source=Source(inpaint=Inpaint(feather=0)),
+        source=Source(strength=strength, inpaint=Inpaint(feather=0)),
         seed=3,
         scheduler=scheduler,
         **OPTIONS,
@@ -162,7 +140,7 @@ def test_an_inpainting_checkpoint_draws_what_it_draws_in_diffusers(
         image=encode(pipe.autoencoder, [image]),
         mask_image=mask,
         masked_image_latents=encode(pipe.autoencoder, [holed]),
-        strength=1.0,
+        strength=strength,
         height=64,
         width=64,
         generator=torch.Generator().manual_seed(3),
@@ -172,7 +150,7 @@ def test_an_inpainting_checkpoint_draws_what_it_draws_in_diffusers(
 
 
 def test_an_inpainting_checkpoint_asks_for_a_mask() -> None:
-    pipe = TextToImagePipeline(inpainting_model("epsilon"))
+    pipe = TextToImagePipeline(tiny.inpainting("epsilon"))
     with pytest.raises(UserError, match="needs a picture and a mask of what to repaint"):
         pipe(tiny.PROMPT, **OPTIONS)
     with pytest.raises(UserError, match="needs a mask of what to repaint"):

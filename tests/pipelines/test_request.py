@@ -11,7 +11,14 @@ import pytest
 
 from latentdiff.errors import UserError
 from latentdiff.pipelines.request import PER_PICTURE, Request, several
-from latentdiff.pipelines.request_records import Blend, Inpaint, Inversion, Source, Upscale
+from latentdiff.pipelines.request_records import (
+    Blend,
+    Embeds,
+    Inpaint,
+    Inversion,
+    Source,
+    Upscale,
+)
 from latentdiff.pipelines.walk.batch import batches
 
 FULL = Request(
@@ -36,7 +43,7 @@ FULL = Request(
     prompt_syntax="plain",
     template="a {cat|dog}",
 )
-OTHERS = {"timesteps": (900, 500)}
+OTHERS = {"timesteps": (900, 500), "embeds": Embeds(file="contexts.safetensors")}
 """Of fields that FULL cannot hold beside its own."""
 
 
@@ -132,7 +139,8 @@ def test_a_batch_holds_only_what_can_be_drawn_together() -> None:
     for field in dataclasses.fields(Request):
         if field.name not in PER_PICTURE:
             value = OTHERS.get(field.name, getattr(FULL, field.name))
-            other = dataclasses.replace(full(0), **{field.name: value})
+            texts = {} if field.name != "embeds" else {"prompt": "", "negative_prompt": ""}
+            other = dataclasses.replace(full(0), **texts, **{field.name: value})
             assert len(batches([full(0), other], 2)) == 2, field.name
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 
 from latentdiff.conditioning.text import encode, tokenize
 from latentdiff.errors import UserError
-from latentdiff.pipelines import Blend, Request, TextToImagePipeline
+from latentdiff.pipelines import Blend, Embeds, Request, TextToImagePipeline
+from latentdiff.pipelines.explain import explain
 from latentdiff.pipelines.from_pictures.blending import slerp
 
 FEW: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 2.0, "seed": 3}
@@ -43,6 +46,39 @@ def test_given_contexts_stand_for_their_prompts(pipe: TextToImagePipeline) -> No
         pipe(prompt_embeds=context(pipe, "a cat"), **FEW)
     with pytest.raises(UserError, match="prompt_embeds has shape"):
         pipe(prompt_embeds=torch.zeros(5, 3), **FEW | {"guidance_scale": 1.0})
+
+
+def test_contexts_of_a_file_stand_for_their_prompts_and_come_with_the_recipe(
+    pipe: TextToImagePipeline, tmp_path: Path
+) -> None:
+    place = tmp_path / "contexts.safetensors"
+    contexts = {
+        "prompt_embeds": pipe.encode("a (cat:1.2)")[None],
+        "negative_prompt_embeds": pipe.encode("a dog").contiguous(),
+    }
+    save_file(contexts, place)
+    request = Request(prompt="", embeds=Embeds(file=str(place)), **FEW)
+    (drawn,) = pipe.draw([request])
+    said = pipe("a (cat:1.2)", negative_prompt="a dog", **FEW)
+    assert torch.allclose(drawn.latents, said.latents[0], atol=1e-5)
+    again = Request.from_json(drawn.request.to_json())
+    assert again.embeds is not None and len(again.embeds.file_sha256) == 64
+    assert torch.equal(next(pipe.draw([again])).latents, drawn.latents)
+    with pytest.raises(UserError, match="no words to explain"):
+        explain(pipe, request)
+    save_file({"prompt_embeds": contexts["prompt_embeds"]}, place)
+    with pytest.raises(UserError, match="is not the file that was drawn from"):
+        pipe.resolve([again])
+    with pytest.raises(UserError, match="negative_prompt_embeds for guidance"):
+        pipe.resolve([request])
+    for tensors, said_of in (
+        ({"cat": torch.zeros(2, 3)}, "holds cat; expected prompt_embeds"),
+        ({"prompt_embeds": torch.zeros(2, 2, 3)}, r"shape \(2, 2, 3\)"),
+        ({"prompt_embeds": torch.zeros(5, 3)}, r"shape \(5, 3\); expected \(5, 32\)"),
+    ):
+        save_file(tensors, place)
+        with pytest.raises(UserError, match=said_of):
+            pipe.resolve([Request(prompt="", embeds=Embeds(file=str(place)), guidance_scale=1.0)])
 
 
 def test_timesteps_are_walked_as_they_are_listed(pipe: TextToImagePipeline) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,4 +137,6 @@ def sweep(
             images.append(image.convert("RGB"))
     rows = axes[1].labels() if len(axes) > 1 else [""]
     whole = sheet.axes_sheet(images, axes[0].labels(), rows)
-    return save_picture(whole, grid, [read_recipe(place) for place in places])
+    kept = [read_recipe(place) for place in places]
+    kept[0] = dataclasses.replace(kept[0], sheet={"columns": axes[0].labels(), "rows": rows})
+    return save_picture(whole, grid, kept)

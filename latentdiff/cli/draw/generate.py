@@ -133,6 +133,8 @@ def make_requests(config: GenerateConfig, prompts: Sequence[str]) -> list[Reques
         config.sampling.request(seed=config.seed),
         upscale=picture.large.pass_two(),
         decode_tile=picture.large.decode_tile,
+        timesteps=picture.given.walked(),
+        embeds=picture.given.embeds(),
     )
     if config.word_lists is not None:
         lists = prompt_choices.read_word_lists(config.word_lists)
@@ -187,6 +189,8 @@ def read_prompts(config: GenerateConfig) -> list[str]:
         if not prompts:
             name = "standard input" if config.prompts == STANDARD_INPUT else config.prompts
             raise UserError(f"{name} holds no prompt; expected one on each line")
+    if not prompts and config.picture.given.prompt_embeds is not None:
+        return [""]
     if not prompts:
         raise UserError('no prompt was given; try: latentdiff generate "a cat in the snow"')
     return prompts
@@ -201,7 +205,7 @@ def write(pictures: Iterator[Picture], count: int, config: GenerateConfig) -> It
     if config.grid:
         drawn = list(pictures)
         path = output.fresh(f"{slug(drawn[0].request.prompt)}-grid", suffix)
-        yield save_picture(together(drawn), path, [picture.recipe for picture in drawn])
+        yield save_picture(together(drawn, {}), path, [picture.recipe for picture in drawn])
         return
     for picture in pictures:
         request = picture.request

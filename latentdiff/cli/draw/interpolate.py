@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from latentdiff.pipelines.walk.batch import Picture
 
 PROG = "latentdiff interpolate"
+KINDS = (".webp", ".gif", ".mp4", ".png")
 DESCRIPTION = """Draw the way from picture to picture: noise along the sphere from seed to seed,
 prompts along the line between their contexts. Give two or more prompts, or seeds, or both."""
 
@@ -38,8 +39,8 @@ class InterpolateConfig:
     loop: bool = False
     """Lead from the last stop to the first again."""
     output: Named = "interpolation.webp"
-    """NAME.webp or NAME.gif for moving pictures, NAME.png for a sheet, or a folder for each frame
-    with its recipe."""
+    """NAME.webp, NAME.gif or NAME.mp4 for moving pictures, NAME.png for a sheet, or a folder for
+    each frame with its recipe."""
     fps: float = 8.0
     """Frames a second of moving pictures."""
     columns: int | None = None
@@ -53,8 +54,8 @@ class InterpolateConfig:
         if self.columns is not None and self.columns < 1:
             raise UserError(f"columns is {self.columns}; expected at least 1")
         place = self.place()
-        if not place.is_folder and place.path.suffix.lower() not in (".png", ".webp", ".gif"):
-            raise UserError(f"{place.path} is none of .webp, .gif and .png, and no folder")
+        if not place.is_folder and place.path.suffix.lower() not in KINDS:
+            raise UserError(f"{place.path} is none of .webp, .gif, .mp4 and .png, and no folder")
         self.numbers()
 
     def place(self) -> Output:
@@ -75,10 +76,13 @@ class InterpolateConfig:
 def main(argv: Sequence[str]) -> int:
     """Run `latentdiff interpolate` and return its exit code."""
     config = configs.parse(InterpolateConfig, argv, prog=PROG, description=DESCRIPTION)
+    from latentdiff.pipelines.animation import check_animation
     from latentdiff.pipelines.interpolation import frames
 
     template = config.sampling.request()
-    config.place().check((".webp", ".gif", ".png"))
+    config.place().check(KINDS)
+    if config.place().path.suffix.lower() == ".mp4":
+        check_animation(config.place().path)
     requests = frames(template, config.prompt, config.numbers(), config.frames, loop=config.loop)
     pipeline = loading.load(config.networks)
     from latentdiff.pipelines.walk import notes
@@ -98,11 +102,11 @@ def main(argv: Sequence[str]) -> int:
 def write(pictures: Sequence[Picture], config: InterpolateConfig) -> list[Path]:
     """The animation, the sheet or the frames; where they lie."""
     from latentdiff import sheet
-    from latentdiff.pipelines.interpolation import save_animation
+    from latentdiff.pipelines.animation import save_animation
     from latentdiff.pipelines.recipes.picture_file import save_picture
 
     place, images = config.place(), [picture.image for picture in pictures]
-    output = place.path
+    output, kept = place.path, [picture.recipe for picture in pictures]
     if place.is_folder:
         output.mkdir(parents=True, exist_ok=True)
         width = len(str(len(pictures) - 1))
@@ -110,5 +114,6 @@ def write(pictures: Sequence[Picture], config: InterpolateConfig) -> list[Path]:
     if output.suffix.lower() == ".png":
         columns = config.columns or min(len(images), config.frames + (not config.loop))
         whole = sheet.contact_sheet(images, columns, margin=0, ground=(255, 255, 255))
-        return [save_picture(whole, output, [picture.recipe for picture in pictures])]
-    return [save_animation(images, output, frames_per_second=config.fps)]
+        kept[0] = dataclasses.replace(kept[0], sheet={"columns": columns})
+        return [save_picture(whole, output, kept)]
+    return [save_animation(images, output, frames_per_second=config.fps, recipes=kept)]

@@ -11,6 +11,7 @@ import tyro
 from latentdiff.errors import UserError
 from latentdiff.pipelines.request_records import (
     Blend,
+    Embeds,
     Inpaint,
     Inversion,
     Resize,
@@ -148,15 +149,43 @@ class LargeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GivenOptions:
+    """What is otherwise computed, given by hand."""
+
+    timesteps: Annotated[str | None, tyro.conf.arg(metavar="T,T,…")] = None
+    """The timesteps to walk, falling, in place of a number of steps: 999,750,500,250,1."""
+    prompt_embeds: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Contexts in place of prompts: .safetensors with prompt_embeds and negative_prompt_embeds, as
+    diffusers' encode_prompt gives them."""
+
+    def walked(self) -> tuple[int, ...] | None:
+        """The timesteps; UserError for what is no list of numbers."""
+        if self.timesteps is None:
+            return None
+        try:
+            return tuple(int(part) for part in self.timesteps.split(","))
+        except ValueError:
+            raise UserError(
+                f"timesteps is {self.timesteps!r}; expected whole numbers with commas between"
+            ) from None
+
+    def embeds(self) -> Embeds | None:
+        """As part of a request."""
+        return None if self.prompt_embeds is None else Embeds(file=str(self.prompt_embeds))
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureOptions:
     """What is drawn beside, over or after a prompt's own picture."""
 
     source: SourceOptions = field(default_factory=SourceOptions)
     variation: VariationOptions = field(default_factory=VariationOptions)
     large: LargeOptions = field(default_factory=LargeOptions)
+    given: GivenOptions = field(default_factory=GivenOptions)
 
     def __post_init__(self) -> None:
         self.large.pass_two()
+        self.given.walked()
 
 
 def _four(text: str | None) -> tuple[int, int, int, int]:

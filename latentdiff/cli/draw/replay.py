@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,10 +49,13 @@ def main(argv: Sequence[str]) -> int:
     from latentdiff.pipelines import replay
     from latentdiff.pipelines.recipes.picture_file import save_picture
 
-    pictures = replay.redraw(pipeline, recipes)
+    pictures = replay.as_drawn(pipeline, recipes)
     first = pictures[0].request
     name = f"{generate.slug(first.prompt)}-{'grid' if len(pictures) > 1 else first.seed}"
     path = output.fresh(name, ".png")
     kept = [picture.recipe for picture in pictures]
-    print(save_picture(replay.together(pictures), path, kept if len(kept) > 1 else kept[0]))
+    sheet = recipes[0].sheet
+    kept[0] = dataclasses.replace(kept[0], sheet=sheet)
+    whole = replay.together(pictures, sheet)
+    print(save_picture(whole, path, kept if len(kept) > 1 or sheet else kept[0]))
     return 0

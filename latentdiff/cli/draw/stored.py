@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import tyro
 
@@ -32,21 +32,21 @@ class StoredOptions:
     lora: Annotated[
         tuple[str, ...],
         tyro.conf.UseAppendAction,
-        tyro.conf.arg(metavar="FILE[:SCALE]"),
+        tyro.conf.arg(metavar="FILE[:SCALE[:PART=SCALE,…]]"),
     ] = ()
     """LoRAs in place of the recipe's. May be given several times."""
     variant: str | None = None
-    """Which of several sets of weights it was drawn with."""
+    """Another of several sets of weights than the recipe's."""
     vae: str | None = None
-    """File or folder of another autoencoder that it was drawn with."""
+    """File or folder of an autoencoder in place of the recipe's."""
     prediction_type: Prediction | None = None
-    """What the U-Net predicts, if that was said when it was drawn."""
+    """What the U-Net predicts, in place of what was said when it was drawn."""
     embedding: Annotated[
         tuple[str, ...],
         tyro.conf.UseAppendAction,
         tyro.conf.arg(metavar="FILE[:WORD]"),
     ] = ()
-    """Learned words that it was drawn with. May be given several times."""
+    """Learned words in place of the recipe's. May be given several times."""
     dtype: DtypeName | None = None
     """Another number type."""
     device: DeviceName | None = None
@@ -82,7 +82,8 @@ def recipes_of(contents: Contents, path: Path, model: str | None) -> list[Recipe
 
 
 def open_pipeline(recipe: Recipe, options: StoredOptions) -> TextToImagePipeline:
-    """The recipe's model with its LoRAs, where and as it was, unless the options say otherwise."""
+    """The recipe's model with its LoRAs and learned words, where and as it was, unless the options
+    say otherwise. Another model is opened without the recipe's variant."""
     from latentdiff import devices
     from latentdiff.cli import loading
 
@@ -94,15 +95,15 @@ def open_pipeline(recipe: Recipe, options: StoredOptions) -> TextToImagePipeline
     if kind and options.device is None and not devices.has_device(kind):
         print(f"note: it was drawn on {recipe.device}, which is not here", file=sys.stderr)
         device = "auto"
-    loras = options.lora or tuple(_lora(entry) for entry in recipe.loras)
+    own_variant = None if options.model else recipe.variant or None
     return loading.load(
         ModelOptions(
             model=model,
-            variant=options.variant,
-            vae=options.vae,
-            prediction_type=options.prediction_type,
-            lora=loras,
-            embedding=options.embedding,
+            variant=options.variant or own_variant,
+            vae=options.vae or recipe.vae or None,
+            prediction_type=options.prediction_type or _as_prediction(recipe.prediction_type),
+            lora=options.lora or tuple(_lora(entry) for entry in recipe.loras),
+            embedding=options.embedding or tuple(_embedding(x) for x in recipe.embeddings),
             dtype=options.dtype or _as_dtype(recipe.dtype),
             device=device,
         )
@@ -113,19 +114,38 @@ def _as_device(kind: str) -> DeviceName:
     return cast("DeviceName", kind) if kind in ("cpu", "cuda", "mps") else "auto"
 
 
+def _as_prediction(name: str) -> Prediction | None:
+    return cast("Prediction", name) if name in get_args(Prediction) else None
+
+
 def _as_dtype(name: str) -> DtypeName:
     known = ("float32", "bfloat16", "float16")
     return cast("DtypeName", name) if name in known else "float32"
 
 
-def _lora(entry: object) -> str:
-    table = entry if isinstance(entry, dict) else {}
-    file, scale = str(table.get("file", "")), table.get("scale", 1.0)
-    if not file or not Path(file).exists():
+def _lora(entry: Mapping[str, Any]) -> str:
+    """A recipe's LoRA as an option names it."""
+    file, scale, blocks = entry.get("file"), entry.get("scale", 1.0), entry.get("blocks", {})
+    if not isinstance(blocks, dict):
+        raise UserError(f"the recipe's LoRA {file} has scales of parts that are no table")
+    parts = ",".join(f"{name}={value}" for name, value in blocks.items())
+    ending = f":{scale}" + (f":{parts}" if parts else "")
+    if not file or not Path(str(file)).exists():
         raise UserError(
-            f"the recipe's LoRA {file or '(unnamed)'} is not there; give it by --lora FILE:{scale}"
+            f"the recipe's LoRA {file or '(unnamed)'} is not there; give it by --lora FILE{ending}"
         )
-    return f"{file}:{scale}"
+    return f"{file}{ending}"
+
+
+def _embedding(entry: Mapping[str, Any]) -> str:
+    """A recipe's learned word as an option names it."""
+    file, token = entry.get("file"), entry.get("token", "")
+    if not file or not Path(str(file)).exists():
+        raise UserError(
+            f"the recipe's embedding {file or '(unnamed)'} is not there; give it by "
+            f"--embedding FILE:{token}"
+        )
+    return f"{file}:{token}"
 
 
 def describe(contents: Contents) -> Iterator[str]:
@@ -142,11 +162,19 @@ def describe(contents: Contents) -> Iterator[str]:
     first, count = contents.recipes[0], len(contents.recipes)
     if count > 1:
         yield f"a grid of {count} pictures; the first:"
-    yield f"model: {first.model}, {first.dtype} on {first.device}, {first.processor}".rstrip(", ")
+    told = (f"{first.dtype} on {first.device}", first.processor, first.instruction_set)
+    variant = f" ({first.variant})" if first.variant else ""
+    yield ", ".join(part for part in (f"model: {first.model}{variant}", *told) if part)
+    if first.vae:
+        yield f"autoencoder: {first.vae}"
     for part, digest in first.weights_sha256.items():
         yield f"  {part:<13} {digest}"
     for lora in first.loras:
         yield f"  LoRA {lora.get('file')}:{lora.get('scale')} {lora.get('sha256')}"
+        for part, scale in dict(lora.get("blocks") or {}).items():
+            yield f"    {part} × {scale}"
+    for word in first.embeddings:
+        yield f"  embedding {word.get('token')!r} {word.get('file')} {word.get('sha256')}"
     yield from _table(first.request.to_json())
     yield "versions: " + ", ".join(f"{k} {v}" for k, v in first.versions.items())
 

@@ -40,6 +40,10 @@ MEASUREMENTS: dict[str, tuple[str, str]] = {
         "latentdiff.cli.evaluate.evaluate_trials",
         "small trainings side by side: target, schedule, optimizer …",
     ),
+    "inversion": (
+        "latentdiff.cli.evaluate.evaluate_inversion",
+        "do pictures come back from their noise?",
+    ),
     "blind": ("latentdiff.cli.evaluate.evaluate_blind", "numbered pictures for a person to name"),
 }
 

@@ -195,14 +195,15 @@ def merge(argv: Sequence[str]) -> int:
     from latentdiff.models.lora.formats import read_lora
     from latentdiff.models.lora.stack import LoraStack, parse_lora
 
-    files = [(read_lora(path), scale) for path, scale in map(parse_lora, config.lora)]
+    chosen = [parse_lora(text) for text in config.lora]
+    files = [read_lora(one.path) for one in chosen]
     bundle = bundles.load(config.model, dtype=None)
     stored = {part: getattr(bundle, part).dtype for part in PART_NAMES}
     for part in PART_NAMES:
         getattr(bundle, part).float()
     stack = LoraStack(bundle)
-    for file, scale in files:
-        report = stack.load(file, scale)
+    for file, one in zip(files, chosen, strict=True):
+        report = stack.load(file, one.scale, blocks=one.blocks)
         print(f"lora: {report.summary()}", file=sys.stderr)
         for line in report.lines():
             print(f"note: {line}", file=sys.stderr)

@@ -221,16 +221,42 @@ def load_lora(bundle: Bundle, where: str | Path | LoraFile, scale: float = 1.0) 
     return LoraStack(bundle).load(where, scale)
 
 
-def parse_lora(text: str) -> tuple[Path, float]:
-    """FILE or FILE:SCALE of a command line; a name that exists as it stands is a name."""
+@dataclass(frozen=True)
+class ChosenLora:
+    """A file, its scale, and scales of parts of the model on top, for `LoraStack.load`."""
+
+    path: Path
+    scale: float = 1.0
+    blocks: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """As a command line writes it."""
+        blocks = ",".join(f"{name}={scale!r}" for name, scale in self.blocks.items())
+        return f"{self.path}:{self.scale!r}" + (f":{blocks}" if blocks else "")
+
+
+def parse_lora(text: str) -> ChosenLora:
+    """FILE, FILE:SCALE or FILE:SCALE:PART=SCALE,PART=SCALE of a command line; a name that exists
+    as it stands is a name."""
     path = Path(text).expanduser()
     head, colon, tail = text.rpartition(":")
     if path.exists() or not colon:
-        return path, 1.0
+        return ChosenLora(path)
+    if "=" in tail:
+        parts = [part.partition("=") for part in tail.split(",")]
+        blocks = {name.strip(): _read_scale(scale, text) for name, _, scale in parts}
+        return replace(parse_lora(head), blocks=blocks)
+    return ChosenLora(Path(head).expanduser(), _read_scale(tail, text))
+
+
+def _read_scale(tail: str, text: str) -> float:
     try:
-        return Path(head).expanduser(), _checked_scale(float(tail))
+        return _checked_scale(float(tail))
     except ValueError:
-        raise UserError(f"{text!r}: {tail!r} is no scale; expected FILE or FILE:SCALE") from None
+        raise UserError(
+            f"{text!r}: {tail!r} is no scale; expected FILE, FILE:SCALE or "
+            "FILE:SCALE:PART=SCALE,PART=SCALE"
+        ) from None
 
 
 def _checked_scale(scale: float) -> float:
