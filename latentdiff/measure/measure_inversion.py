@@ -57,14 +57,18 @@ class InversionReport:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers as plain values."""
+        """All numbers as plain values; the PSNR of equal pictures, which is infinite, is None."""
+        rows = [
+            {**vars(row), "psnr": row.psnr if math.isfinite(row.psnr) else None}
+            for row in self.rows
+        ]
         return {
             "measurement": "inversion",
             "version": __version__,
             "model": self.model.name,
             "hashes": dict(self.model.hashes),
             "pictures": self.pictures,
-            "rows": [vars(row) for row in self.rows],
+            "rows": rows,
         }
 
 
