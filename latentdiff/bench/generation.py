@@ -52,17 +52,6 @@ PEERS: dict[str, Drawer] = {
     "openvino": Drawer(name="OpenVINO", maker=f"{HOME}.exported:openvino"),
 }
 """Besides diffusers as a user calls it, by the names of the command line."""
-
-
-def on(device: str) -> tuple[Drawer, ...]:
-    """This project and diffusers, as a user calls it and tuned, on another device than the CPU."""
-    where = (("device", device),)
-    return tuple(
-        replace(drawer, settings=(*drawer.settings, *where))
-        for drawer in (OURS, DIFFUSERS, PEERS["tuned"])
-    )
-
-
 ROUGH: dict[str, Drawer] = {
     "bfloat16": Drawer(
         name="latentdiff, bfloat16",
@@ -155,20 +144,24 @@ def throughput(races: Sequence[tuple[int, int, Race]]) -> list[Plot]:
     """
     plots = []
     names = [one.name for _, _, race in races[:1] for one in race.outcomes]
-    for axis, title in ((1, "pictures at once"), (0, "pixels of a side")):
-        if len({row[axis] for row in races}) < 2:
+    sides, batches = {side for side, _, _ in races}, {batch for _, batch, _ in races}
+    for along, title, count in (
+        (True, "pictures at once", len(batches)),
+        (False, "pixels of a side", len(sides)),
+    ):
+        if count < 2:
             continue
-        other = races[0][1 - axis]
+        first_side, first_batch, _ = races[0]
         curves = []
         for style, name in enumerate(names[:4], 1):
-            points = [
-                (float(row[0] if axis == 0 else row[1]), one.cpu_seconds.value / row[1])
-                for row in races
-                if row[1 - axis] == other
-                for one in row[2].outcomes
+            points = sorted(
+                (float(batch if along else side), one.cpu_seconds.value / batch)
+                for side, batch, race in races
+                if (side == first_side if along else batch == first_batch)
+                for one in race.outcomes
                 if one.name == name and not one.trouble
-            ]
-            x, y = ([point[k] for point in sorted(points)] for k in (0, 1))
+            )
+            x, y = [p[0] for p in points], [p[1] for p in points]
             curves.append(Curve(x=x, y=y, name=name, style=style))
         plots.append(Plot(title="CPU-seconds a picture", curves=curves, x_label=title))
     return plots

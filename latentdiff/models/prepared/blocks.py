@@ -52,8 +52,9 @@ class Resnet:
         hidden = self.norm1(x)
         if own is None or self.scaled:
             hidden = self.conv1(hidden)
-        elif len(own) == 1 and self.conv1.bias is not None:
-            hidden = self.conv1(hidden, bias=self.conv1.bias + own[0])
+        elif len(own) == 1:
+            bias = own[0] if self.conv1.bias is None else self.conv1.bias + own[0]
+            hidden = self.conv1(hidden, bias=bias)
         else:
             hidden = self.conv1(hidden).add_(own[:, :, None, None])
         hidden = self._second_norm(hidden, own)

@@ -83,8 +83,8 @@ class Conv:
         if self._packed_for != x.shape:
             self._packed_for, self._packed = x.shape, None
             if packs(self.weight):
-                # torch's stubs know fewer arguments than the operator takes.
-                self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[call-arg]
+                pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+                self._packed = pack(
                     self.weight.to_mkldnn(), self.padding, self.stride, [1, 1], 1, list(x.shape)
                 )
         return self._packed
