@@ -52,6 +52,17 @@ PEERS: dict[str, Drawer] = {
     "openvino": Drawer(name="OpenVINO", maker=f"{HOME}.exported:openvino"),
 }
 """Besides diffusers as a user calls it, by the names of the command line."""
+
+
+def on(device: str) -> tuple[Drawer, ...]:
+    """This project and diffusers, as a user calls it and tuned, on another device than the CPU."""
+    where = (("device", device),)
+    return tuple(
+        replace(drawer, settings=(*drawer.settings, *where))
+        for drawer in (OURS, DIFFUSERS, PEERS["tuned"])
+    )
+
+
 ROUGH: dict[str, Drawer] = {
     "bfloat16": Drawer(
         name="latentdiff, bfloat16",
