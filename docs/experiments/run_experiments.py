@@ -46,7 +46,7 @@ EXPERIMENTS = {
         "evaluate sweep --sweep steps=10,20,50 "
         '--sweep "with=eta=0|eta=0.2|eta=0.5|eta=1|scheduler=ddim-sigma-hat" '
         f"--reference with=eta=0 --count 16 --most-calls 320 {PLAIN}",
-        ("frechet.png", "difference.png", "pictures-1.png"),
+        ("frechet.png", "pictures-1.png"),
     ),
     "targets": Experiment(
         "evaluate trials --sweep prediction=epsilon,v_prediction,sample,posterior_mean "
@@ -80,13 +80,13 @@ EXPERIMENTS = {
     ),
     "schedules": Experiment(
         'evaluate trials --sweep "with=schedule=own|schedule=linear|schedule=cosine|schedule=su|'
-        'timesteps=100|timesteps=200|prediction=epsilon|prediction=epsilon+weighting=min_snr" '
-        "--base samples=960 --count 64",
+        'timesteps=100|prediction=epsilon|prediction=epsilon+weighting=min_snr" '
+        "--base samples=480+width=16 --count 64",
         ("loss-by-level.png", "pictures.png"),
     ),
     "learning": Experiment(
         'evaluate trials --sweep "with=optimizer=muon|optimizer=adamw|batch_size=64|'
-        'conditioning=cross" --base samples=960 --count 64',
+        'conditioning=cross" --base samples=480+width=16 --count 64',
         ("loss.png", "loss-by-level.png", "pictures.png"),
     ),
     "consistency": Experiment(

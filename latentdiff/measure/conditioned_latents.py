@@ -48,7 +48,7 @@ class ConditionedLatents:
         return answer
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode(
     model: MeasuredModel, pictures: PictureSet, items: Sequence[Item], rows: range, drawing: Drawing
 ) -> ConditionedLatents:

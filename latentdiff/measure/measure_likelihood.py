@@ -171,7 +171,7 @@ def _terms(
         drawn = [seeding.standard_normal(shape, 0, *address, row) for row in data.rows]
         return torch.from_numpy(np.stack(drawn)).to(data.latents.device)
 
-    with torch.inference_mode():
+    with torch.no_grad():
         bound = sampled_bound(process, data.latents, level, noise)
     return {
         "prior": bound.prior.cpu().numpy(),
@@ -258,6 +258,7 @@ def likelihood_report(
                 title="Bits per dimension by level: the area below is the middle of the bound",
                 x_label="level t/T (0: nearest to the data)",
                 y_label="(T − 1) · L_t, bits per dimension",
+                log_y=True,
                 lines=lines,
             )
         ],

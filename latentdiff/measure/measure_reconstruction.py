@@ -105,7 +105,7 @@ def measure_reconstruction(
     return [_joined(work.store, s, [key(s, rows) for rows in parts[s]]) for s in settings.steps]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _there_and_back(model: MeasuredModel, data: ConditionedLatents, steps: int) -> Arrays:
     config, autoencoder = model.pipeline.bundle.scheduler_config, model.pipeline.autoencoder
     x = data.latents

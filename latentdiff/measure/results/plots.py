@@ -62,8 +62,9 @@ def png(chart: Chart) -> bytes:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         ax = figure.add_subplot()
+        bands = len(chart.lines) <= 3  # more would hide each other
         for number, line in enumerate(chart.lines):
-            _draw(ax, line, COLOURS[number % len(COLOURS)])
+            _draw(ax, line, COLOURS[number % len(COLOURS)], bands)
         _axes(ax, chart)
         held = io.BytesIO()
         figure.savefig(held, dpi=130, format="png")
@@ -72,15 +73,16 @@ def png(chart: Chart) -> bytes:
     return small.getvalue()
 
 
-def _draw(ax: Any, line: Line, colour: str) -> None:
+def _draw(ax: Any, line: Line, colour: str, bands: bool) -> None:
     if line.reference:
         ax.plot(line.x, line.y, "--", linewidth=1, color=INK, label=line.name, zorder=1)
         return
     style = "o" if line.points else "o-"
     ax.plot(line.x, line.y, style, color=colour, label=line.name, markersize=3.5)
     if line.low is not None and line.high is not None:
-        if line.points:
-            ax.vlines(line.x, line.low, line.high, color=colour, linewidth=1.2)
+        if line.points or not bands:
+            strong = 1.0 if line.points else 0.35
+            ax.vlines(line.x, line.low, line.high, color=colour, linewidth=1.2, alpha=strong)
         else:
             ax.fill_between(line.x, line.low, line.high, color=colour, alpha=0.14, linewidth=0)
 
@@ -103,7 +105,8 @@ def _axes(ax: Any, chart: Chart) -> None:
     if any(line.name for line in chart.lines) and len(chart.lines) > 1:
         ax.legend(frameon=False, fontsize=8, ncols=1 + len(chart.lines) // 5)
     if not chart.log_y:
-        spread = [y for line in chart.lines for y in line.y if math.isfinite(y)]
+        lows = [y for line in chart.lines for y in (*line.y, *(line.low or ()))]
+        spread = [y for y in lows if math.isfinite(y)]
         if spread and min(spread) >= 0 and min(spread) < 0.5 * max(spread):
             ax.set_ylim(bottom=0)
 
