@@ -76,7 +76,7 @@ EXPERIMENTS = {
         "evaluate sweep --sweep steps=10,50 "
         '--sweep "with=scheduler=ddpm-fixed-small|scheduler=ddpm-zero|scheduler=ddim" '
         f"--reference with=scheduler=ddpm-fixed-small --count 16 --most-calls 320 {PLAIN}",
-        ("frechet.png", "pictures-1.png"),
+        ("setting.png", "pictures-2.png"),
     ),
     "schedules": Experiment(
         'evaluate trials --sweep "with=schedule=own|schedule=linear|schedule=cosine|schedule=su|'
