@@ -37,7 +37,8 @@ def test_encoding_and_decoding_are_those_of_the_network(autoencoder: Autoencoder
     scale = autoencoder.vae.config.scaling_factor
     torch.testing.assert_close(latents, posterior.mean * scale)
     theirs = autoencoder.vae.decode(latents / scale).sample
-    torch.testing.assert_close(autoencoder.decode(latents), theirs, rtol=0, atol=0)
+    # The prepared decoder sums in another order; a level of 255 is 0.0078.
+    torch.testing.assert_close(autoencoder.decode(latents), theirs, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
