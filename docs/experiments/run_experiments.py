@@ -62,7 +62,7 @@ EXPERIMENTS = {
     "speed": Experiment(
         "evaluate sweep --sweep steps=5,10,20,50 --sweep scheduler=ddim,dpmsolver++,unipc "
         f"--reference steps=50 --count 16 --most-calls 320 {PLAIN}",
-        ("frechet-over-calls.png", "pictures-1.png"),
+        ("frechet-over-calls.png", "psnr.png", "pictures-1.png"),
     ),
     "bound": Experiment(
         "evaluate likelihood --count 32 --terms 10 --levels 100 200 1000",

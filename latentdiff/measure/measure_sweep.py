@@ -60,7 +60,8 @@ class Cell:
 class CellResult:
     """readings: of the cell's pictures. psnr (dB), likeness (cosine of features): of each of its
     pictures with the reference cell's; difference: of its Fréchet distance from that cell's, over
-    the pictures that both have, paired. None for that cell, and where there is none."""
+    the pictures that both have, paired. None for that cell, and where there is none. common: the
+    Fréchet distance of as many pictures as the smallest cell has, which charts compare."""
 
     cell: Cell
     readings: Readings
@@ -71,6 +72,7 @@ class CellResult:
     psnr: NDArray[np.float64] | None
     likeness: NDArray[np.float64] | None
     difference: Interval | None
+    common: Interval
 
     @property
     def calls(self) -> float:
@@ -152,7 +154,7 @@ def measure_sweep(
     if not gathered:
         return []
     scenes, *drawn = gathered
-    fixed = Moments.of(scenes.features)
+    fixed, least = Moments.of(scenes.features), min(map(len, drawn))
     by_values = {_place(cell.values): r for cell, r in zip(cells, drawn, strict=True)}
     results = []
     for cell, readings in zip(cells, drawn, strict=True):
@@ -176,6 +178,7 @@ def measure_sweep(
                 psnr=None if beside is None else beside[0],
                 likeness=None if beside is None else beside[1],
                 difference=None if beside is None else beside[2],
+                common=frechet.frechet(readings.features[:least], fixed, groups=min(20, least)),
             )
         )
     return results
@@ -315,7 +318,7 @@ def _charts(
         return (math.nan,) * 3 if found is None else (found.value, found.low, found.high)
 
     wanted = [
-        ("frechet", "Fréchet distance", distance("frechet", 1.0)),
+        ("frechet", _label(results), distance("common", 1.0)),
         ("kid", "KID × 1000", distance("kid", 1e3)),
     ]
     if judged:
@@ -355,6 +358,12 @@ def _chart(
     )
 
 
+def _label(results: Sequence[CellResult]) -> str:
+    """What the axis of a Fréchet distance says where cells have different numbers of pictures."""
+    counts = {len(r.readings) for r in results}
+    return "Fréchet distance" + (f", first {min(counts)}" if len(counts) > 1 else "")
+
+
 def _over_calls(axes: Sequence[Axis], results: Sequence[CellResult]) -> Chart:
     """Quality over cost: a line for each value of the axis that is not the number of steps."""
     kinds = [axis.name for axis in axes if axis.field != "num_inference_steps"]
@@ -366,16 +375,16 @@ def _over_calls(axes: Sequence[Axis], results: Sequence[CellResult]) -> Chart:
             Line(
                 name=", ".join(name),
                 x=[r.calls for r in of],
-                y=[r.frechet.value for r in of],
-                low=[r.frechet.low for r in of],
-                high=[r.frechet.high for r in of],
+                y=[r.common.value for r in of],
+                low=[r.common.low for r in of],
+                high=[r.common.high for r in of],
             )
         )
     return Chart(
         name="frechet-over-calls",
         title="Fréchet distance over calls of the network",
         x_label="calls of the network for a picture",
-        y_label="Fréchet distance",
+        y_label=_label(results),
         log_x=True,
         lines=lines,
     )
