@@ -12,7 +12,7 @@ sys.path.insert(0, str(COURSE))
 import run_course  # noqa: E402
 
 PAGES = run_course.pages()
-LONG = {"03-bound", "08-latents", "09-guidance"}  # tens of seconds
+LONG = {"03-bound", "06-noise-in-sampling", "07-ddim", "08-latents", "09-guidance"}  # many seconds
 RUN = [
     pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if page.stem in LONG else [])
     for page in PAGES
