@@ -94,6 +94,21 @@ def test_a_context_that_is_changed_in_place_is_told_anew() -> None:
     assert torch.equal(after, PreparedUnet(bundle.unet)(x, 200.0, context))
 
 
+def test_a_context_made_under_inference_mode_gives_the_same_and_is_told_anew_when_changed() -> None:
+    bundle = tiny.tiny()
+    x, context = drawn(bundle, 1)
+    expected = [PreparedUnet(bundle.unet)(x, 500.0, one) for one in (context, context + 1.0)]
+    prepared = PreparedUnet(bundle.unet)
+    with torch.inference_mode():
+        inside = context.clone()
+        assert torch.equal(prepared(x, 500.0, inside), expected[0])
+        inside += 1.0
+        assert torch.equal(prepared(x, 500.0, inside), expected[1])
+    # What was made inside serves outside.
+    assert torch.equal(prepared(x, 500.0, inside), expected[1])
+    assert torch.equal(prepared(x, 500.0, context), expected[0])
+
+
 def test_the_table_of_timesteps_holds_each_blocks_own_projection() -> None:
     unet = tiny.stable_diffusion_1().unet
     prepared = PreparedUnet(unet)

@@ -122,8 +122,10 @@ class PreparedUnet:
 
     def _tell(self, context: Tensor, mask: Tensor | None) -> tuple[Told, Tensor | None]:
         """Keys and values of a context, and what its pooled text adds to the timestep's embedding;
-        kept while the same tensor is told again."""
-        known = self._told.get(id(context))
+        kept while the same tensor is told again. A tensor made under `torch.inference_mode` does
+        not say when it changes, and is asked anew each time."""
+        lasting = not context.is_inference()
+        known = self._told.get(id(context)) if lasting else None
         if known is not None and known[1] == context._version and known[2] is mask:
             self._told.move_to_end(id(context))
             return known[3], known[4]
@@ -137,7 +139,8 @@ class PreparedUnet:
         if self.unet.config.addition_embed_type is not None:
             pooled = self.unet.add_embedding(context)
         told = Told(context, pairs, bias)
-        self._told[id(context)] = (context, context._version, mask, told, pooled)
+        if lasting:
+            self._told[id(context)] = (context, context._version, mask, told, pooled)
         while len(self._told) > CONTEXTS:
             self._told.popitem(last=False)
         return told, pooled
