@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latentdiff.bench import generation
-from latentdiff.bench.drawers import Work, keep
-from latentdiff.bench.floor import Floor
+from latentdiff.bench.drawing import generation
+from latentdiff.bench.drawing.drawers import Work, keep
+from latentdiff.bench.drawing.floor import Floor
+from latentdiff.bench.drawing.work import work_of
 from latentdiff.bench.race import Outcome
 from latentdiff.bench.report import Race
 from latentdiff.bench.runners import Turn
-from latentdiff.bench.work import work_of
 from latentdiff.errors import UserError
 
 

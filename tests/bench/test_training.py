@@ -12,9 +12,9 @@ from run_task import opened
 
 from latentdiff.bench.race import Outcome
 from latentdiff.bench.runners import Turn
-from latentdiff.bench.trainers import Gate, our_config, ours
-from latentdiff.bench.training import OURS, PEER, UNCACHED, pay_back
-from latentdiff.bench.training_work import TrainingWork
+from latentdiff.bench.training.trainers import Gate, our_config, ours
+from latentdiff.bench.training.training_race import OURS, PEER, UNCACHED, pay_back
+from latentdiff.bench.training.training_work import TrainingWork
 
 SIZE, UPDATES = 32, 6
 
@@ -39,7 +39,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> TrainingWork:
 def test_the_peers_loop_and_ours_have_the_same_losses_under_the_same_draws(
     work: TrainingWork,
 ) -> None:
-    from latentdiff.bench.peer_training import Draws, PeerTraining
+    from latentdiff.bench.training.peer_training import Draws, PeerTraining
     from latentdiff.pixels import to_pixels
     from latentdiff.training.tasks.text_to_image import TextToImageTask
 

@@ -36,10 +36,10 @@ def main(argv: Sequence[str]) -> int:
     options = config.parse(
         Options, argv, prog=PROG, description="Check and time everything on an accelerator."
     )
-    from latentdiff.bench import generation
     from latentdiff.bench.device_checks import CHECKS, Place
     from latentdiff.bench.device_page import DeviceReport, check_all
-    from latentdiff.bench.work import work_of
+    from latentdiff.bench.drawing import generation
+    from latentdiff.bench.drawing.work import work_of
     from latentdiff.scenes.export import export
     from latentdiff.scenes.world import World
 

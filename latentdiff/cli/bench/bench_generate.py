@@ -42,9 +42,9 @@ def main(argv: Sequence[str]) -> int:
     options = config.parse(
         Options, argv, prog=PROG, description="Time drawing against the peers, on the same weights."
     )
-    from latentdiff.bench import generation
+    from latentdiff.bench.drawing import generation
+    from latentdiff.bench.drawing.work import work_of
     from latentdiff.bench.report import Report
-    from latentdiff.bench.work import work_of
 
     drawers = [
         generation.OURS,

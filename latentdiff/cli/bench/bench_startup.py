@@ -33,9 +33,9 @@ def main(argv: Sequence[str]) -> int:
     options = config.parse(
         Options, argv, prog=PROG, description="Time cold starts and opening, against diffusers."
     )
-    from latentdiff.bench import starting
+    from latentdiff.bench.drawing import starting
+    from latentdiff.bench.drawing.work import work_of
     from latentdiff.bench.report import Report
-    from latentdiff.bench.work import work_of
 
     works = [
         work_of(m, options.prompt, options.steps, None, 1) for m in (options.model, *options.open)

@@ -39,10 +39,10 @@ def main(argv: Sequence[str]) -> int:
     )
     if options.rows < options.batch:
         raise UserError(f"rows is {options.rows}, fewer than the {options.batch} of a batch")
-    from latentdiff.bench import training
+    from latentdiff.bench.drawing.work import work_of
     from latentdiff.bench.report import Report
-    from latentdiff.bench.training_work import TrainingWork
-    from latentdiff.bench.work import work_of
+    from latentdiff.bench.training import training_race
+    from latentdiff.bench.training.training_work import TrainingWork
     from latentdiff.scenes.export import export
     from latentdiff.scenes.world import World
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
             batch_size=options.batch,
             steps=options.steps,
         )
-        found = training.training_race(
+        found = training_race.training_race(
             work,
             rows=options.rows,
             repeats=options.race.repeats,

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{options.folder} is there already; name a new folder")
     import torch
 
-    from latentdiff.bench.stand_in import write_stand_in
+    from latentdiff.bench.drawing.stand_in import write_stand_in
 
     print(write_stand_in(options.folder, getattr(torch, options.dtype)))
     return 0

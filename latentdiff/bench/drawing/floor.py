@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from latentdiff.bench.drawers import Work
+from latentdiff.bench.drawing.drawers import Work
 
 REPEATS = 7
 

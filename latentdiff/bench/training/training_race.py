@@ -8,11 +8,11 @@ from typing import Any
 
 from latentdiff.bench.race import Entrant, Outcome, race
 from latentdiff.bench.report import Race
-from latentdiff.bench.training_work import TrainingWork
+from latentdiff.bench.training.training_work import TrainingWork
 
 PEER = "diffusers' example"
 OURS, UNCACHED = "latentdiff", "latentdiff, no cache"
-_MAKER = "latentdiff.bench.trainers"
+_MAKER = "latentdiff.bench.training.trainers"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from latentdiff.bench.drawers import Draw, Work, keep
+from latentdiff.bench.drawing.drawers import Draw, Work, keep
 
 Run = Callable[[Any, Any, Any], Any]
 """(sample, t, context), all arrays → the prediction, an array."""

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from latentdiff.bench.drawers import Work
-from latentdiff.bench.floor import Floor
+from latentdiff.bench.drawing.drawers import Work
+from latentdiff.bench.drawing.floor import Floor
 from latentdiff.bench.race import Entrant, Outcome, race
 from latentdiff.bench.report import Plot, Race
 from latentdiff.html.charts import Curve
 
 REFERENCE = "diffusers"
 """The peer as a user calls it: what all rows are held against."""
-HOME = "latentdiff.bench"
+HOME = "latentdiff.bench.drawing"
 Say = Callable[[str], None]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from latentdiff.bench.drawers import Work
+from latentdiff.bench.drawing.drawers import Work
 from latentdiff.bench.race import Command, Entrant, race
 from latentdiff.bench.report import Race
 
@@ -72,7 +72,7 @@ def opening(models: Sequence[str], *, repeats: int, threads: int, say: Say) -> l
         entrants = [
             Entrant(
                 name=name,
-                maker=f"latentdiff.bench.starting:{maker}",
+                maker=f"latentdiff.bench.drawing.starting:{maker}",
                 settings={"model": model},
                 threads=threads,
             )

@@ -23,7 +23,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from torch.nn import functional
 
-from latentdiff.bench.training_work import TrainingWork
+from latentdiff.bench.training.training_work import TrainingWork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latentdiff.bench.drawers import Work
+from latentdiff.bench.drawing.drawers import Work
 from latentdiff.errors import UserError
 from latentdiff.files.json_file import read_json
 from latentdiff.models import geometry, model_folder

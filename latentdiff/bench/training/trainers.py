@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentdiff.bench.training_work import TrainingWork
+from latentdiff.bench.training.training_work import TrainingWork
 
 if TYPE_CHECKING:
     from latentdiff.training.run.trainer import Trainer
@@ -148,7 +148,7 @@ def ours(
 
 def peer(*, name: str, work: Mapping[str, Any], cached: bool = False) -> Train:
     """The steps of diffusers' example."""
-    from latentdiff.bench.peer_training import PeerTraining
+    from latentdiff.bench.training.peer_training import PeerTraining
 
     asked = TrainingWork(**work)
     loop = PeerTraining(asked, cached=cached)

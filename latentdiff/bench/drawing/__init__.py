@@ -1,0 +1,1 @@
+"""Races of drawing: pictures, cold starts, opening."""
