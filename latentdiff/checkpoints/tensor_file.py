@@ -3,7 +3,8 @@
 The format (https://github.com/huggingface/safetensors#format): eight bytes little-endian length of
 the header; the header, JSON of name -> dtype, shape and offsets, padded with spaces to a multiple
 of eight; the tensors' bytes, little-endian, row-major. The files are those of
-`safetensors.torch.save_file`, to the bit.
+`safetensors.torch.save_file`, to the bit, but that several strings of metadata are sorted here, and
+in an order of chance there.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def _ordered(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> bytes:
     entries: dict[str, object] = {}
     if metadata is not None:
-        entries["__metadata__"] = dict(metadata)
+        entries["__metadata__"] = dict(sorted(metadata.items()))
     end = 0
     for name, tensor in _ordered(tensors):
         begin, end = end, end + tensor.numel() * tensor.element_size()
@@ -76,6 +77,15 @@ def write_tensors(
     with files.new_file(path) as file:
         file.write(_header(tensors, metadata))
         for _, tensor in _ordered(tensors):
-            data = tensor.detach().cpu().contiguous().reshape(-1)
-            if data.numel():
-                file.write(data.view(torch.uint8).numpy().data)
+            file.write(_data(tensor))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The content of a small safetensors file. It follows from the arguments alone: safetensors'
+    own writer puts the metadata in an order that changes from run to run, and with it the sum."""
+    return _header(tensors, metadata) + b"".join(_data(tensor) for _, tensor in _ordered(tensors))
+
+
+def _data(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from latentdiff import files
+from latentdiff.checkpoints.tensor_file import tensor_bytes
 from latentdiff.errors import UserError
 from latentdiff.evaluation.intervals import Proportion, wilson
 from latentdiff.evaluation.paired import clustered_mean, mcnemar, newcombe
@@ -93,12 +94,9 @@ class PhotoClassifier(nn.Module):
 
 def save(classifier: PhotoClassifier, folder: str | Path) -> None:
     """Write `classifier.safetensors` (float32) and `config.json` into `folder`."""
-    from safetensors.torch import save as encode
-
     root = Path(folder)
     state = {k: v.detach().cpu().contiguous() for k, v in classifier.state_dict().items()}
-    # Through our own writer: safetensors' gives the file to its owner alone.
-    files.write_bytes(root / WEIGHTS, encode(state, metadata={"format": "pt"}))
+    files.write_bytes(root / WEIGHTS, tensor_bytes(state, {"format": "pt"}))
     config = {
         "format": _FORMAT,
         "picture_size": PICTURE_SIZE,

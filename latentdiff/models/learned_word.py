@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from latentdiff import files
+from latentdiff.checkpoints.tensor_file import tensor_bytes
 from latentdiff.conditioning.text import uncut
 from latentdiff.errors import UserError
 from latentdiff.models.bundle import Bundle
@@ -111,13 +112,11 @@ def save_word(
 ) -> Path:
     """Write the vectors, float32, in the layout that diffusers writes and A1111 opens too: one
     tensor (n, D) under the word. UserError for NaN and infinity."""
-    from safetensors.torch import save
-
     vectors = rows_of(text_encoder).vectors.detach().to("cpu", torch.float32).contiguous()
     if not bool(torch.isfinite(vectors).all()):
         raise UserError(f"the vectors of {config.token} hold NaN or infinity; not saved")
     place = folder / config.file_name
-    files.write_bytes(place, save({config.token: vectors}, header_of(metadata)))
+    files.write_bytes(place, tensor_bytes({config.token: vectors}, header_of(metadata)))
     return place
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from latentdiff.checkpoints import tensor_file
-from latentdiff.checkpoints.tensor_file import file_size, write_tensors
+from latentdiff.checkpoints.tensor_file import file_size, tensor_bytes, write_tensors
 
 TENSORS = {
     **{f"of {dtype}": torch.ones(3, dtype=dtype) for dtype in tensor_file._DTYPES},
@@ -41,3 +41,12 @@ def test_any_layout_is_written_row_by_row(tmp_path):
     write_tensors(tmp_path / "a", tensors)
     back = load_file(tmp_path / "a")
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
+
+
+def test_the_bytes_of_a_file_follow_from_its_content_alone(tmp_path):
+    tensors = {"b": torch.arange(3.0), "a": torch.ones(2, dtype=torch.int64)}
+    strings = {"format": "pt", "author": "nobody", "word": "cat"}
+    turned = dict(reversed(tensors.items())), dict(reversed(strings.items()))
+    write_tensors(tmp_path / "file.safetensors", tensors, strings)
+    written = (tmp_path / "file.safetensors").read_bytes()
+    assert written == tensor_bytes(tensors, strings) == tensor_bytes(*turned)

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from latentdiff.checkpoints.tensor_file import tensor_bytes
 from latentdiff.errors import UserError
 from latentdiff.files import hub, sha256_file, write_bytes
 from latentdiff.files.json_file import read_json
@@ -348,22 +349,8 @@ def write_lora(
         rank, alpha = (_common(getattr(p, n) for p in pairs.values()) for n in ("rank", "alpha"))
         strings["ss_network_module"] = "networks.lora"
         strings["ss_network_dim"], strings["ss_network_alpha"] = f"{rank}", f"{alpha:g}"
-    write_bytes(path, _serialise(tensors, strings))
+    write_bytes(path, tensor_bytes(tensors, strings))
     return Path(path)
-
-
-def _serialise(tensors: dict[str, Tensor], strings: Mapping[str, str]) -> bytes:
-    """A safetensors file whose bytes follow from its content: safetensors' own writer puts the
-    header's strings in an order that changes from run to run, and so does the file's SHA-256."""
-    from safetensors.torch import save
-
-    raw = save(tensors, metadata=dict(strings))
-    size = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + raw[8 + size :]
 
 
 def adapter_metadata(pairs: Mapping[str, Pair]) -> dict[str, Any]:
