@@ -43,7 +43,7 @@ INSIDE: dict[str, list[str]] = {
         *("measured_model", "drawing", "photo_classifier", "blind_test", "results"),
         *("measure_alignment", "measure_autoencoder", "measure_classes", "measure_inversion"),
         *("vision_features", "picture_sets", "conditioned_latents", "measure_images"),
-        *("measure_sweep", "measure_comparison", "measure_likelihood", "measure_reconstruction"),
+        *("sweeps", "measure_comparison", "measure_likelihood", "measure_reconstruction"),
         "trials",
     ],
     "bench": [

@@ -65,9 +65,11 @@ def main(argv: Sequence[str]) -> int:
         Options, argv, prog=PROG, description="Measure pictures over a grid of settings."
     )
     from latentdiff.evaluation import protocol
-    from latentdiff.measure import measure_sweep as sweeps
     from latentdiff.measure import vision_features
     from latentdiff.measure.picture_sets import Readers, scenes_for
+    from latentdiff.measure.sweeps import measure_sweep as sweeps
+    from latentdiff.measure.sweeps.sweep_report import sweep_report
+    from latentdiff.pipelines.sweep import parse_axis
 
     axes = sweeps.parse_axes(options.sweep)
     features = vision_features.load(options.features)
@@ -76,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
     cells = sweeps.make_cells(base, axes, model, options.count, options.most_calls)
     reference = None
     if options.reference is not None:
-        wanted = sweeps.parse_axis(options.reference)
+        wanted = parse_axis(options.reference)
         reference = {wanted.name: wanted.values[0]}
     work = results.work_of(options.results, "sweep", argv)
     found = sweeps.measure_sweep(
@@ -91,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     )
     if not found:
         return 0
-    report = sweeps.sweep_report(
+    report = sweep_report(
         model, axes, found, reference="scenes", features=features.name, scenes=options.scenes
     )
     return results.finish(report, options, options.results, "sweep", [model])

@@ -1,0 +1,1 @@
+"""Grids over settings, and how good the pictures are in each cell."""
