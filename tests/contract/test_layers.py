@@ -42,6 +42,7 @@ INSIDE: dict[str, list[str]] = {
     "measure": [
         *("measured_model", "drawing", "photo_classifier", "blind_test", "results"),
         *("measure_alignment", "measure_autoencoder", "measure_classes", "measure_inversion"),
+        "measure_text",
         *("vision_features", "picture_sets", "conditioned_latents", "measure_images"),
         *("sweeps", "measure_comparison", "measure_likelihood", "measure_reconstruction"),
         "trials",

@@ -16,6 +16,10 @@ MEASUREMENTS: dict[str, tuple[str, str]] = {
         "latentdiff.cli.evaluate.evaluate_classes",
         "does a classifier see each class?",
     ),
+    "text": (
+        "latentdiff.cli.evaluate.evaluate_text",
+        "does the text tower tell subjects apart?",
+    ),
     "images": (
         "latentdiff.cli.evaluate.evaluate_images",
         "how far pictures are from others: FD, KID, CMMD, precision, recall",
