@@ -211,3 +211,20 @@ def test_processes_share_the_work_and_all_have_every_result(matrices, tmp_path):
             torch.testing.assert_close(found[shape], muon.orthogonalise(stack))
 
     together(share, tmp_path)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_matrices_are_dealt_out_evenly_and_each_of_them_once(processes):
+    counts = {(192, 192): 7, (16, 16): 5, (192, 1728): 3, (64, 32): 1}
+    shares = muon.dealt(counts, processes)
+    for shape, count in counts.items():
+        assert sorted(k for share in shares for k in share.get(shape, ())) == list(range(count))
+    loads = [sum(len(rows) * muon._products(s) for s, rows in one.items()) for one in shares]
+    assert max(loads) - min(loads) <= max(map(muon._products, counts))
+
+
+def test_many_matrices_that_are_taken_few_at_a_time_are_those_of_one_alone(monkeypatch):
+    monkeypatch.setattr(muon, "_IN_CACHE", 2 * 6 * 9)
+    matrices = torch.randn(5, 9, 6, generator=torch.Generator().manual_seed(6))
+    alone = torch.cat([muon.orthogonalise(matrix[None]) for matrix in matrices])
+    torch.testing.assert_close(muon.orthogonalise(matrices), alone)

@@ -9,7 +9,6 @@ trained by AdamW inside the same optimizer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,8 @@ from torch.optim.adamw import adamw
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+_IN_CACHE = 2**16
+"""Numbers of the matrices that are iterated at once on a CPU, so that all stay in its cache."""
 _EDGES = ("conv_in", "conv_out", "quant_conv", "post_quant_conv")
 """Layers whose inputs or outputs are pixels or latents: their channels have a meaning of their own,
 which an orthogonal update would mix."""
@@ -32,31 +33,46 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     times less work. On an accelerator the matrices are bfloat16, where A would lose too much.
     """
     x = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    if x.device.type != "cpu":
-        out = _plain(x.bfloat16()).to(matrices.dtype)
-    elif x.shape[-1] > 1.6 * x.shape[-2]:
-        out = _through_square(x)
+    if x.device.type == "cpu":
+        few = max(1, _IN_CACHE // (x.shape[-2] * x.shape[-1]))
+        out = torch.cat([_iterated(_unit(part)) for part in x.split(few)])
     else:
-        out = _plain(x)
+        out = _plain(_unit(x).bfloat16()).to(matrices.dtype)
     return out.mT if matrices.shape[-2] > matrices.shape[-1] else out
 
 
-def _plain(x: Tensor) -> Tensor:
+def _unit(x: Tensor) -> Tensor:
+    return x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+
+
+def _is_wide(rows: int, columns: int) -> bool:
+    """Whether the way through the square is the shorter one; rows ≤ columns."""
+    return columns > 1.6 * rows
+
+
+def _iterated(x: Tensor) -> Tensor:
+    return _through_square(x) if _is_wide(x.shape[-2], x.shape[-1]) else _plain(x)
+
+
+def _polynomial(square: Tensor) -> Tensor:
+    """a + b A + c A² of squares A (n, rows, rows)."""
     a, b, c = _COEFFICIENTS
+    found = torch.baddbmm(square, square, square, beta=b, alpha=c)
+    found.diagonal(dim1=-2, dim2=-1).add_(a)
+    return found
+
+
+def _plain(x: Tensor) -> Tensor:
     for _ in range(_ITERATIONS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * (square @ square)) @ x
+        x = _polynomial(x @ x.mT) @ x
     return x
 
 
 def _through_square(x: Tensor) -> Tensor:
-    a, b, c = _COEFFICIENTS
     square = x @ x.mT
     product: Tensor | None = None
     for k in range(_ITERATIONS):
-        polynomial = b * square + c * (square @ square)
-        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+        polynomial = _polynomial(square)
         product = polynomial if product is None else polynomial @ product
         if k < _ITERATIONS - 1:
             square = polynomial @ square @ polynomial
@@ -181,13 +197,11 @@ class Muon(torch.optim.Optimizer):
             updates.setdefault(shape, []).append(matrix)
         stacks = {shape: torch.stack(several) for shape, several in updates.items()}
         for shape, stack in orthogonalise_together(stacks).items():
-            scale: float | Tensor = -rate * math.sqrt(max(1.0, shape[0] / shape[1]))
+            scale = -rate * math.sqrt(max(1.0, shape[0] / shape[1]))
             if keep is not None:
-                scale = scale * keep
-            parameters = shapes[shape]
-            torch._foreach_add_(
-                [as_matrix(p.data) for p in parameters], list((stack * scale).unbind())
-            )
+                stack = stack * keep
+            weights = [as_matrix(p.data) for p in shapes[shape]]
+            torch._foreach_add_(weights, list(stack.unbind()), alpha=scale)
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
@@ -197,35 +211,55 @@ def as_matrix(tensor: Tensor) -> Tensor:
     return tensor.view(tensor.shape[0], -1)
 
 
-def orthogonalise_together(
-    stacks: dict[tuple[int, int], Tensor],
-) -> dict[tuple[int, int], Tensor]:
+Shape = tuple[int, int]
+
+
+def orthogonalise_together(stacks: dict[Shape, Tensor]) -> dict[Shape, Tensor]:
     """`orthogonalise` of each stack (n, rows, columns); processes share the work and the results.
 
-    Each process takes the matrices rank, rank + count … of a stack; the shares are exchanged in
-    one piece.
+    The shares of all processes are exchanged in one piece, filled up to the longest.
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    count = torch.distributed.get_world_size() if distributed else 1
-    if count == 1:
+    processes = torch.distributed.get_world_size() if distributed else 1
+    if processes == 1:
         return {shape: orthogonalise(stack) for shape, stack in stacks.items()}
-    rank = torch.distributed.get_rank()
-    shares = [_share(stack, rank, count) for stack in stacks.values()]
-    mine = torch.cat([orthogonalise(share).reshape(-1) for share in shares])
-    everyone = [torch.empty_like(mine) for _ in range(count)]
+    shares = dealt({shape: len(stack) for shape, stack in stacks.items()}, processes)
+    lengths = [sum(len(rows) * r * c for (r, c), rows in share.items()) for share in shares]
+    mine = next(iter(stacks.values())).new_zeros(max(lengths))
+    end = 0
+    for shape, rows in shares[torch.distributed.get_rank()].items():
+        found = orthogonalise(stacks[shape][rows]).reshape(-1)
+        begin, end = end, end + len(found)
+        mine[begin:end] = found
+    everyone = [torch.empty_like(mine) for _ in range(processes)]
     torch.distributed.all_gather(everyone, mine)
-    found: dict[tuple[int, int], Tensor] = {}
-    begin = 0
-    for (shape, stack), share in zip(stacks.items(), shares, strict=True):
-        end = begin + share.numel()
-        parts = torch.stack([flat[begin:end].view(share.shape) for flat in everyone], dim=1)
-        found[shape] = parts.flatten(0, 1)[: len(stack)]
-        begin = end
-    return found
+    out = {shape: torch.empty_like(stack) for shape, stack in stacks.items()}
+    for share, flat in zip(shares, everyone, strict=True):
+        end = 0
+        for shape, rows in share.items():
+            begin, end = end, end + len(rows) * shape[0] * shape[1]
+            out[shape][rows] = flat[begin:end].view(len(rows), *shape)
+    return out
 
 
-def _share(stack: Tensor, rank: int, count: int) -> Tensor:
-    """Matrices rank, rank + count …: as many on every process, the last repeated if need be."""
-    length = -(-len(stack) // count)
-    rows: Sequence[int] = [min(k * count + rank, len(stack) - 1) for k in range(length)]
-    return stack[list(rows)]
+def dealt(counts: dict[Shape, int], processes: int) -> list[dict[Shape, list[int]]]:
+    """For each process, which matrices of each shape are its own.
+
+    The costliest first, always to whoever has least to do: the loads differ by one small matrix.
+    """
+    loads = [0] * processes
+    shares: list[dict[Shape, list[int]]] = [{} for _ in range(processes)]
+    for shape in sorted(counts, key=_products, reverse=True):
+        for k in range(counts[shape]):
+            rank = loads.index(min(loads))
+            loads[rank] += _products(shape)
+            shares[rank].setdefault(shape, []).append(k)
+    return shares
+
+
+def _products(shape: Shape) -> int:
+    """Multiplications that `orthogonalise` makes for a matrix of this shape."""
+    r, c = sorted(shape)
+    if _is_wide(r, c):
+        return 2 * r * r * c + (4 * _ITERATIONS - 3) * r**3
+    return _ITERATIONS * (2 * r * r * c + r**3)
