@@ -157,6 +157,22 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def memory_available() -> int:
+    """Bytes that this process may still take: of the machine, or of its container where it has a
+    smaller limit."""
+    import psutil
+
+    found: int = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")  # of a container; elsewhere it has no limit of its own
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((group / "memory.max").read_text("ascii"))  # "max" is none
+        used = int((group / "memory.current").read_text("ascii"))
+        lines = (group / "memory.stat").read_text("ascii").splitlines()
+        idle = next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        found = min(found, limit - used + idle)
+    return found
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SHARD_ROWS = 2048
 """Rows of 8x64x64 float32 moments that fill a shard."""
+READS = 20_000
+"""Rows that are read, in any order: many of each shard of a million rows."""
 BUCKETS = [(512, 512), (576, 448), (448, 576), (640, 384), (384, 640)]
 
 
@@ -165,7 +167,7 @@ def start(folder: Path, count: int) -> dict[str, float]:
     told["CPU seconds"] = time.process_time() - cpu
     told["MB"] = megabytes()
     assert not view.bad
-    rows = np.random.default_rng(0).integers(0, count, 2000).tolist()
+    rows = np.random.default_rng(0).integers(0, count, READS).tolist()
     clock = time.perf_counter()
     for row in rows:
         assert view.moments(row)[0, 0, 0] == row

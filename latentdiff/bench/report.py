@@ -20,7 +20,8 @@ MEBI = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
-    """One race: its outcomes, against the reference, the entrant named `base`.
+    """One race: its outcomes, against the reference, the entrant named `base`; "" is for what is no
+    race, and stands for itself.
 
     work: what a turn does, in words. notes: lines under the table. extra: columns of its own, title
     -> (name of the entrant -> text).
@@ -41,7 +42,8 @@ class Race:
 
     def header(self) -> list[str]:
         """The columns' titles."""
-        return ["", "seconds", "CPU-seconds", f"× {self.base}", "× by CPU", "peak MiB", *self.extra]
+        against = [f"× {self.base}", "× by CPU"] if self.base else []
+        return ["", "seconds", "CPU-seconds", *against, "peak MiB", *self.extra]
 
     def rows(self, *, exact: bool) -> list[list[str]]:
         """The columns of the entrants that are exact, or of those that are not."""
@@ -50,13 +52,15 @@ class Race:
             if one.trouble or one.exact is not exact:
                 continue
             base = self.reference
+            against = ["", ""] if self.base else []
+            if base:
+                against = [one.faster_than(base, cpu=cpu).shown() for cpu in (False, True)]
             found.append(
                 [
                     one.name,
                     one.seconds.shown(),
                     one.cpu_seconds.shown(),
-                    one.faster_than(base).shown() if base else "",
-                    one.faster_than(base, cpu=True).shown() if base else "",
+                    *against,
                     f"{one.peak_bytes / MEBI:,.0f}",
                     *(column.get(one.name, "") for column in self.extra.values()),
                 ]
@@ -69,12 +73,13 @@ class Race:
 
     def text(self) -> str:
         """The tables of a terminal."""
-        parts = [f"{self.title}: {self.work}", "medians, with intervals of 95 %"]
+        medians = ["medians, with intervals of 95 %"] if self.base else []
+        parts = ["\n".join([f"{self.title}: {self.work}", *medians])]
         for exact, title in ((True, ""), (False, "approximate")):
             rows = self.rows(exact=exact)
             if rows:
                 parts.append(table([title, *self.header()[1:]], rows))
-        return "\n\n".join(["\n".join(parts[:2]), *parts[2:], *self.troubles(), *self.notes])
+        return "\n\n".join([*parts, *self.troubles(), *self.notes])
 
     def section(self) -> page.Html:
         """The same on a page."""
@@ -99,6 +104,11 @@ class Race:
             ],
             "notes": list(self.notes),
         }
+
+
+def where(machine: Mapping[str, str]) -> page.Html:
+    """The machine and its versions, on a page."""
+    return page.section("Where", page.table(["", ""], [list(pair) for pair in machine.items()]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +169,7 @@ class Report:
             f"bench {self.benchmark}",
             *(race.section() for race in self.races),
             *([page.section("Plots", page.charts(drawn))] if drawn else []),
-            page.section("Where", page.facts(self.machine.items())),
+            where(self.machine),
             lead=self.command,
             footer=self.day,
         )

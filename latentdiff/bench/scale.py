@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from latentdiff.bench import made_up_cache
+from latentdiff.bench.made_up_cache import READS
 from latentdiff.bench.race import Outcome
 from latentdiff.bench.report import Plot, Race
 from latentdiff.bench.runners import Turn
@@ -53,16 +54,19 @@ def scaling(
     names = [one.name for one in outcomes]
     race = Race(
         title="a cache that grows",
-        work="opening a full cache as a training does, then reading 2,000 rows in any order",
+        work=f"opening a full cache as a training does, then reading {READS:,} rows in any order",
         outcomes=outcomes,
-        base=names[0],
+        base="",
         extra={
             "samples/s": {n: f"{rate:,.0f}" for n, rate in zip(names, alone, strict=True)},
             f"{processes} processes": {
                 n: f"{rate:,.0f}" for n, rate in zip(names, together, strict=True)
             },
         },
-        notes=["values of a few bytes: this is what the bookkeeping costs, not the disk"],
+        notes=[
+            "seconds: until the first batch; values of a few bytes: this is what the bookkeeping "
+            "costs, not the disk"
+        ],
     )
     return race, _plots(counts, outcomes, alone, together, processes)
 
@@ -81,19 +85,19 @@ def _plots(
     together: Sequence[float],
     processes: int,
 ) -> list[Plot]:
-    x = [float(count) for count in counts]
+    x = [count / 1000 for count in counts]
     seconds = [one.seconds.value for one in outcomes]
     memory = [one.peak_bytes / 2**20 for one in outcomes]
     return [
         Plot(
             title="seconds until the first batch",
             curves=[Curve(x=x, y=seconds, name="one process")],
-            x_label="rows",
+            x_label="thousand rows",
         ),
         Plot(
             title="peak memory, MiB",
             curves=[Curve(x=x, y=memory, name="one process")],
-            x_label="rows",
+            x_label="thousand rows",
         ),
         Plot(
             title="samples read a second",
@@ -101,6 +105,6 @@ def _plots(
                 Curve(x=x, y=alone, name="one process"),
                 Curve(x=x, y=together, name=f"{processes} processes together", style=2),
             ],
-            x_label="rows",
+            x_label="thousand rows",
         ),
     ]

@@ -48,6 +48,8 @@ class Task(Protocol):
     It is built, from a config and a `RunContext`, once its run has processes, lock and folder.
     A task whose module depends on its data has `keep_parts(folder)`: it writes what the module can
     be built from again without them, which a replay finds in `RunContext.kept`.
+    A task whose export may be written while training goes on has `exporter(module)`: what writes it
+    into an empty folder, in another thread, without asking the data or drawing random numbers.
     A task may also have `summary` (what it learns from, plain values for data.json and the report)
     and `fingerprint` (a string that must be the same on every process and when a run is resumed).
     """

@@ -49,7 +49,9 @@ INSIDE: dict[str, list[str]] = {
     ],
     "bench": [
         *("spread", "runners", "worker", "race", "report", "drawing", "training"),
-        *("made_up_cache", "scale", "device_checks", "device_page"),
+        "made_up_cache",
+        "scale",
+        "device",
     ],
     "data": [
         *("records", "captions", "buckets", "order", "transforms", "bad_samples"),

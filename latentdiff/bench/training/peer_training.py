@@ -44,15 +44,18 @@ class PeerTraining:
 
     def __init__(self, work: TrainingWork, *, cached: bool = False) -> None:
         self.work, self.cached = work, cached
-        self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+        self.accelerator = Accelerator(
+            mixed_precision=work.mixed_precision, cpu=work.device == "cpu"
+        )
         pipeline = StableDiffusionPipeline.from_pretrained(work.model)
         self.tokenizer, self.text_encoder = pipeline.tokenizer, pipeline.text_encoder
         self.vae: AutoencoderKL = pipeline.vae
         self.unet: UNet2DConditionModel = pipeline.unet
         self.noise_scheduler = DDPMScheduler.from_pretrained(work.model, subfolder="scheduler")
+        self.frozen_dtype = torch.bfloat16 if work.mixed_precision == "bf16" else torch.float32
         for frozen in (self.vae, self.text_encoder):
             frozen.requires_grad_(False)
-            frozen.to(self.accelerator.device)
+            frozen.to(self.accelerator.device, dtype=self.frozen_dtype)
         self.ema = EMAModel(
             self.unet.parameters(),
             model_cls=UNet2DConditionModel,
@@ -126,7 +129,7 @@ class PeerTraining:
 
     @torch.no_grad()
     def _encode(self, batch: dict[str, Tensor], draws: Draws | None) -> tuple[Tensor, Tensor]:
-        found = self.vae.encode(batch["pixel_values"]).latent_dist
+        found = self.vae.encode(batch["pixel_values"].to(self.frozen_dtype)).latent_dist
         latents = found.sample() if draws is None else found.mean + found.std * draws.posterior
         context = self.text_encoder(batch["input_ids"], return_dict=False)[0]
         return latents * self.vae.config.scaling_factor, context

@@ -101,6 +101,8 @@ def our_config(
                 "weight_decay": work.weight_decay,
                 "grad_clip": work.grad_clip,
                 "ema_decay": work.ema_decay,
+                "device": work.device,
+                "mixed_precision": work.mixed_precision,
                 "validate_at_start": False,
                 "validate_every": 0,
                 "sheet_every": 0,

@@ -62,11 +62,12 @@ def training_race(
         say=say,
     )
     samples = work.steps * work.batch_size
+    precision = "float32" if work.mixed_precision == "no" else "bfloat16 autocast"
     rates = {one.name: f"{samples / one.seconds.value:.1f}" for one in outcomes if not one.trouble}
     return Race(
         title=f"fine-tuning, {work.size} x {work.size}, batch {work.batch_size}",
         work=(
-            f"{work.steps} updates, AdamW and averaged weights, float32, {threads} "
+            f"{work.steps} updates, AdamW and averaged weights, {precision}, {threads} "
             f"thread{'' if threads == 1 else 's'}"
         ),
         outcomes=outcomes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +11,8 @@ class TrainingWork:
     """What all entrants train, and how; a turn is `steps` updates of `batch_size` pictures.
 
     model: a folder in diffusers format. data: an imagefolder with captions ("text"). size: pixels
-    of a side. folder: where caches and runs of the benchmark may lie.
+    of a side. folder: where caches and runs of the benchmark may lie. mixed_precision: "no" or the
+    autocast of the forward pass, "bf16".
     """
 
     model: str
@@ -26,6 +27,8 @@ class TrainingWork:
     weight_decay: float = 0.01
     grad_clip: float = 1.0
     ema_decay: float = 0.999
+    device: str = "cpu"
+    mixed_precision: Literal["no", "bf16"] = "no"
 
     def to_json(self) -> dict[str, Any]:
         """Settings of a maker."""

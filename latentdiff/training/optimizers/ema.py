@@ -81,6 +81,21 @@ class AveragedWeights:
         finally:
             self._move(self.device)
 
+    @torch.no_grad()
+    def copied(self) -> tuple[nn.Module, dict[str, Tensor]]:
+        """The averaged module as it is now, in eval mode on the CPU, and its trained parameters by
+        name; what is frozen is shared. For whoever writes it while training goes on."""
+        mine = {id(parameter) for parameter in self._averaged}
+        frozen = [p for p in self.module.parameters() if id(p) not in mine]
+        memo: dict[int, object] = {id(p): p for p in frozen}
+        copies: dict[str, Tensor] = {}
+        for name, averaged in self.parameters.items():
+            made = nn.Parameter(averaged.detach().to("cpu", copy=True), requires_grad=False)
+            memo[id(averaged)] = copies[name] = made
+        for buffer, theirs in zip(self.module.buffers(), self._source.buffers(), strict=True):
+            memo[id(buffer)] = theirs.detach().to("cpu", copy=True)
+        return copy.deepcopy(self.module, memo), copies
+
     def _move(self, device: torch.device) -> None:
         # Parameter by parameter: those that are frozen are the source's own, and stay.
         for parameter in self._averaged:

@@ -46,7 +46,7 @@ def capture(
     optimizer: torch.optim.Optimizer,
     loss_scale: LossScale | None = None,
 ) -> Checkpoint:
-    """Everything that resuming needs; under FSDP every process has to ask."""
+    """Everything that resuming needs, as it lies there; under FSDP every process has to ask."""
     scale = {} if loss_scale is None else loss_scale.state()
     return Checkpoint(
         state=state,
@@ -57,6 +57,27 @@ def capture(
             **{f"{_SCALE}.{name}": value for name, value in scale.items()},
         },
     )
+
+
+def size(checkpoint: Checkpoint) -> int:
+    """Bytes of its tensors."""
+    parts = (checkpoint.weights, checkpoint.ema, checkpoint.optimizer)
+    return sum(t.numel() * t.element_size() for part in parts for t in part.values())
+
+
+def detached(checkpoint: Checkpoint, ema: Tensors) -> Checkpoint:
+    """The same with tensors of its own on the CPU, which training leaves alone; `ema` are those
+    already."""
+    return Checkpoint(
+        state=checkpoint.state,
+        weights=_copied(checkpoint.weights),
+        ema=ema,
+        optimizer=_copied(checkpoint.optimizer),
+    )
+
+
+def _copied(tensors: Tensors) -> Tensors:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 @torch.no_grad()

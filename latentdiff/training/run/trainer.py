@@ -25,8 +25,10 @@ from latentdiff.training.record.evaluator import Evaluator
 from latentdiff.training.record.run_folder import RunFolder, config_hash
 from latentdiff.training.run import non_finite, snapshot
 from latentdiff.training.run.batches import seed_modules, to_device
+from latentdiff.training.run.checkpoint_writer import CheckpointWriter, Written, room_for
 from latentdiff.training.run.clock import RunClock
 from latentdiff.training.run.live_parts import Learner
+from latentdiff.training.run.memory import fits
 from latentdiff.training.run.processes import Processes
 from latentdiff.training.run.signals import until_stopped
 from latentdiff.training.task import Batch, Task
@@ -36,6 +38,14 @@ Stopped = Literal["finished", "time", "interrupted", "paused"]
 _GO, _SAVE, _INTERRUPTED, _TIME, _PAUSED = 0, 1, 2, 3, 4
 _GRACE = 10.0
 """Seconds in which an update may still end once a stop signal has come; a machine may give 30."""
+_LESS_TO_UPDATE = (
+    "lower --batch-size, or raise --gradient-accumulation; where the task has it, "
+    "--gradient-checkpointing saves memory too"
+)
+_LESS_TO_VALIDATE = (
+    "smaller pictures or a smaller model take less; later validations would take as much as the "
+    "first"
+)
 _STOPS: dict[int, Stopped] = {_INTERRUPTED: "interrupted", _TIME: "time", _PAUSED: "paused"}
 
 
@@ -67,6 +77,8 @@ class Trainer:
         self.guard = GuardedStep(
             self.optimizer, task.module, grad_clip=config.grad_clip, loss_scale=self.loss_scale
         )
+        self.writer = CheckpointWriter()
+        self._said_no_room = False
         self.step = positions.begin_step
         self.saved: tuple[int, Path] | None = None
         self._saved_step: int | None = None
@@ -82,6 +94,10 @@ class Trainer:
 
         `interrupted` yields the number of a caught signal, or 0.
         """
+        with self.writer:
+            return self._fit(interrupted)
+
+    def _fit(self, interrupted: Iterator[int]) -> Stopped:
         on_cpu = self.processes.device.type == "cpu"
         control_every = 1 if on_cpu or self.processes.count == 1 else self.config.log_every
         stopped: Stopped = "finished"
@@ -98,8 +114,9 @@ class Trainer:
                 if self.clock.end is not None and self.step >= self.clock.end:
                     break
             self._keep_before_decay()
-            if not self._update():
-                continue  # to the signal
+            with fits(f"{self.task.name}: an update of {self._update_size}", _LESS_TO_UPDATE):
+                if not self._update():
+                    continue  # to the signal
             if on_cpu:
                 self._stop_if_not_finite()
             self._between()
@@ -108,7 +125,7 @@ class Trainer:
             self._evaluate(validate=True, sheet=True)
             if next(interrupted):  # it was cut short: --resume does it again
                 stopped = "interrupted"
-        self._save()
+        self._save(last=True)
         return stopped
 
     def _update(self) -> bool:
@@ -165,6 +182,7 @@ class Trainer:
 
     def _between(self) -> None:
         config, step = self.config, self.step
+        self._note(self.writer.poll())
         if step % config.log_every == 0:
             self._report()
         validate = bool(config.validate_every) and step % config.validate_every == 0
@@ -194,6 +212,11 @@ class Trainer:
         left = self.clock.seconds_left(self.step)
         note = f"loss {self.metrics['loss']:.4g}"
         self.progress.update(self.step, self.clock.end, rate, left, note)
+
+    @property
+    def _update_size(self) -> str:
+        at_once = len(self.positions.micro_batch(self.step, 0))
+        return f"{at_once} sample{'' if at_once == 1 else 's'} at once"
 
     @property
     def positions_seen(self) -> int:
@@ -279,7 +302,8 @@ class Trainer:
         if not self.processes.is_main:
             return
         began = time.monotonic()
-        with self.averaged.ready() as module, torch.no_grad():
+        memory = fits(f"{self.task.name}: validating at step {self.step}", _LESS_TO_VALIDATE)
+        with self.averaged.ready() as module, torch.no_grad(), memory:
             until_stopped(lambda: self._validate_and_draw(module, validate=validate, sheet=sheet))
         self.evaluator.report(self.step)
         self.clock.closing_seconds = max(self.clock.closing_seconds, time.monotonic() - began)
@@ -292,11 +316,13 @@ class Trainer:
             note(f"{self.task.name}: drawing the samples of step {self.step}")
             self.evaluator.draw(module, self.step)
 
-    def _save(self, *, keep: bool = False) -> None:
+    def _save(self, *, keep: bool = False, last: bool = False) -> None:
         """Publish a checkpoint and the averaged weights' export, then rotate old checkpoints.
 
         All processes come here together: they compare their weights, and under FSDP give theirs.
+        The main one writes beside the training where it can; the last checkpoint is waited for.
         """
+        self._note(self.writer.wait())
         self._last_save = time.monotonic()
         if self._saved_step == self.step and not keep:
             return
@@ -322,19 +348,47 @@ class Trainer:
         checkpoint = snapshot.capture(
             state, self.task.module, self.averaged, self.optimizer, self.loss_scale
         )
-        if self.processes.is_main:
-            self._publish(checkpoint)
+        if not self.processes.is_main:
+            return
+        exporter = getattr(self.task, "exporter", None)
+        if not last and exporter is not None and self._has_room(snapshot.size(checkpoint)):
+            module, ema = self.averaged.copied()
+            copied, export = snapshot.detached(checkpoint, ema), exporter(module)
+            self.writer.begin(lambda: self._publish(copied, export))
+            return
+        with self.averaged.ready() as module:
+            self._note(self._publish(checkpoint, lambda folder: self.task.export(module, folder)))
 
-    def _publish(self, checkpoint: Checkpoint) -> None:
+    def _has_room(self, size: int) -> bool:
+        """Whether a copy of the state fits into memory; where it does not, that is said once."""
+        if room_for(size):
+            return True
+        if not self._said_no_room:
+            self._said_no_room = True
+            self.progress.say(
+                f"{self.task.name}: no memory for a copy of {size / 1e9:.1f} GB: training waits "
+                "while checkpoints are written"
+            )
+        return False
+
+    def _publish(self, checkpoint: Checkpoint, export: Callable[[Path], None]) -> Written:
+        """Write the checkpoint and the averaged weights' export; perhaps in another thread."""
         path = checkpoints.save(self.folder.checkpoints, checkpoint)
-        self.saved = (self.step, path)
         checkpoints.rotate(self.folder.checkpoints, self.config.keep_checkpoints)
-        with files.publish_folder(self.folder.export) as export, self.averaged.ready() as module:
-            self.task.export(module, export)
-        if self.log is not None:
-            minutes = checkpoint.state.minutes
-            self.log.write("checkpoint", self.step, path=path.name, minutes=minutes)
+        with files.publish_folder(self.folder.export) as folder:
+            export(folder)
+        state = checkpoint.state
+        return Written(step=state.step, path=path, minutes=state.minutes)
+
+    def _note(self, written: Written | None) -> None:
+        """Remember what stands now, and put it into the log."""
+        if written is None:
+            return
+        self.saved = (written.step, written.path)
         self._last_save = time.monotonic()
+        if self.log is not None:
+            name, minutes = written.path.name, written.minutes
+            self.log.write("checkpoint", written.step, path=name, minutes=minutes)
 
 
 def versions() -> dict[str, str]:

@@ -50,31 +50,10 @@ def _plain(network: Any) -> Any:
     return copy.deepcopy(network).float().to(memory_format=torch.contiguous_format)
 
 
-def save_lora_files(
-    module: UNetModule,
-    config: TextToImageConfig,
-    networks: bundles.Bundle,
-    feed: Feed,
-    folder: Path,
-) -> None:
-    """Write the LoRA in both layouts, with what it was made from."""
-    lora.save_lora(folder, module.unet, module.text_encoder, _metadata(config, networks, feed))
-
-
-def save_word_file(
-    module: UNetModule,
-    config: TextToImageConfig,
-    networks: bundles.Bundle,
-    feed: Feed,
-    folder: Path,
-) -> None:
-    """Write the word that was taught, with what it was made from."""
-    assert module.text_encoder is not None
-    metadata = _metadata(config, networks, feed)
-    learned_word.save_word(folder, module.text_encoder, config.embedding, metadata)
-
-
-def _metadata(config: TextToImageConfig, networks: bundles.Bundle, feed: Feed) -> lora.LoraMetadata:
+def metadata_of(
+    config: TextToImageConfig, networks: bundles.Bundle, feed: Feed
+) -> lora.LoraMetadata:
+    """What a LoRA or a word was made from."""
     words = (word.strip() for word in config.words_of_captions.trigger_words.split(","))
     return lora.LoraMetadata(
         base=Path(str(config.base)).name,

@@ -28,7 +28,8 @@ from latentdiff.diffusion import objective
 from latentdiff.diffusion.objective import Noising
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
-from latentdiff.models.lora.layers import require_peft
+from latentdiff.models.learned_word import save_word
+from latentdiff.models.lora.layers import require_peft, save_lora
 from latentdiff.sheet import boxes, contact_sheet
 from latentdiff.training.context import RunContext
 from latentdiff.training.feeds.caption_tokens import CaptionTokens
@@ -43,9 +44,8 @@ from latentdiff.training.task import Sheet
 from latentdiff.training.tasks.text_to_image.exports import (
     how_to_load,
     initialise,
-    save_lora_files,
+    metadata_of,
     save_model,
-    save_word_file,
 )
 from latentdiff.training.tasks.text_to_image.module import Batch, UNetModule
 from latentdiff.training.tasks.text_to_image.networks import (
@@ -306,12 +306,19 @@ class TextToImageTask:
     def export(self, module: UNetModule, folder: Path) -> None:
         """Write a whole model that `generate --model` and diffusers open, or the LoRA's or word's
         files."""
+        self.exporter(module)(folder)
+
+    def exporter(self, module: UNetModule) -> Callable[[Path], None]:
+        """What writes them, in whatever thread: what it takes from the data is read now."""
+        if self.config.method == "full":
+            bundle, words = self._bundle(module), self.feed.words()
+            return lambda folder: save_model(bundle, folder, words=words)
+        metadata = metadata_of(self.config, self.networks, self.feed)
         if self.config.method == "lora":
-            save_lora_files(module, self.config, self.networks, self.feed, folder)
-        elif self.config.method == "embedding":
-            save_word_file(module, self.config, self.networks, self.feed, folder)
-        else:
-            save_model(self._bundle(module), folder, words=self.feed.words())
+            return lambda folder: save_lora(folder, module.unet, module.text_encoder, metadata)
+        encoder, word = module.text_encoder, self.config.embedding
+        assert encoder is not None
+        return lambda folder: save_word(folder, encoder, word, metadata)
 
     def initialise(self, folder: Path) -> None:
         """Load the weights of an exported model (or `unet/`), or of an exported LoRA."""
