@@ -115,20 +115,26 @@ def our_config(
     )
 
 
-def ours(
-    *,
+def opened(
+    work: TrainingWork,
     name: str,
-    work: Mapping[str, Any],
+    *,
     cached: bool = True,
+    validation: bool = False,
     fields: Mapping[str, Any] | None = None,
-) -> Train:
-    """The loop of `latentdiff train text-to-image`."""
-    from latentdiff.training.run.loop import trainer_of
-    from latentdiff.training.tasks.text_to_image import TextToImageTask
+) -> tuple[Trainer, Gate]:
+    """This project's loop before its first update, as long as the process lasts.
 
-    asked = TrainingWork(**work)
-    config = our_config(asked, name, cached=cached, fields=fields)
-    began = time.process_time()
+    validation: with as many pictures as by default, for whoever times that.
+    """
+    from dataclasses import replace
+
+    from latentdiff.training.run.loop import trainer_of
+    from latentdiff.training.tasks.text_to_image import PRESETS, TextToImageTask
+
+    config = our_config(work, name, cached=cached, fields=fields)
+    if validation:
+        config = replace(config, validation_pictures=PRESETS["full"].validation_pictures)
     trainer: Trainer = _OPEN.enter_context(
         trainer_of(
             lambda context: TextToImageTask(config, context),
@@ -139,6 +145,20 @@ def ours(
     )
     gate = Gate()
     gate.start(trainer.fit)
+    return trainer, gate
+
+
+def ours(
+    *,
+    name: str,
+    work: Mapping[str, Any],
+    cached: bool = True,
+    fields: Mapping[str, Any] | None = None,
+) -> Train:
+    """The loop of `latentdiff train text-to-image`."""
+    asked = TrainingWork(**work)
+    began = time.process_time()
+    trainer, gate = opened(asked, name, cached=cached, fields=fields)
     opening = time.process_time() - began
 
     def train(number: int) -> Mapping[str, Any]:

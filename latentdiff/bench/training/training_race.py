@@ -12,22 +12,22 @@ from latentdiff.bench.training.training_work import TrainingWork
 
 PEER = "diffusers' example"
 OURS, UNCACHED = "latentdiff", "latentdiff, no cache"
-_MAKER = "latentdiff.bench.training.trainers"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learner:
-    """A row: its name, its maker and the maker's settings."""
+    """A row: its name, its maker in a module, and the maker's settings."""
 
     name: str
     maker: str
     settings: tuple[tuple[str, Any], ...] = ()
+    module: str = "latentdiff.bench.training.trainers"
 
     def entrant(self, work: TrainingWork, threads: int) -> Entrant:
         """With the work it is to do."""
         settings = {"name": self.name, "work": work.to_json(), **dict(self.settings)}
         return Entrant(
-            name=self.name, maker=f"{_MAKER}:{self.maker}", settings=settings, threads=threads
+            name=self.name, maker=f"{self.module}:{self.maker}", settings=settings, threads=threads
         )
 
 

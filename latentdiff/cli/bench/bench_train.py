@@ -29,6 +29,8 @@ class Options:
     """Pictures of an update."""
     steps: int = 4
     """Updates of a turn."""
+    parts: bool = False
+    """Instead of the race: where the time of this project's own update goes, by parts."""
     race: RaceOptions = field(default_factory=RaceOptions)
 
 
@@ -41,12 +43,14 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"rows is {options.rows}, fewer than the {options.batch} of a batch")
     from latentdiff.bench.drawing.work import work_of
     from latentdiff.bench.report import Report
-    from latentdiff.bench.training import training_race
+    from latentdiff.bench.training.parts import parts
+    from latentdiff.bench.training.training_race import training_race
     from latentdiff.bench.training.training_work import TrainingWork
     from latentdiff.scenes.export import export
     from latentdiff.scenes.world import World
 
     drawn = work_of(options.model, "", None, options.size, 1)
+    how = {"repeats": options.race.repeats, "warmups": options.race.warmups}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "scenes"
         common.say(f"rendering {options.rows} scenes")
@@ -59,13 +63,11 @@ def main(argv: Sequence[str]) -> int:
             batch_size=options.batch,
             steps=options.steps,
         )
-        found = training_race.training_race(
-            work,
-            rows=options.rows,
-            repeats=options.race.repeats,
-            warmups=options.race.warmups,
-            threads=options.race.threads,
-            say=common.say,
-        )
-    common.publish(Report(benchmark="train", races=[found]), options.race.output)
+        threads, say = options.race.threads, common.say
+        if options.parts:
+            found = parts(work, threads=threads, say=say, **how)
+        else:
+            found = training_race(work, rows=options.rows, threads=threads, say=say, **how)
+    name = "train-parts" if options.parts else "train"
+    common.publish(Report(benchmark=name, races=[found]), options.race.output)
     return 0

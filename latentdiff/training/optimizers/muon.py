@@ -9,6 +9,7 @@ trained by AdamW inside the same optimizer.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _IN_CACHE = 2**16
 """Numbers of the matrices that are iterated at once on a CPU, so that all stay in its cache."""
+Shape = tuple[int, int]
 _EDGES = ("conv_in", "conv_out", "quant_conv", "post_quant_conv")
 """Layers whose inputs or outputs are pixels or latents: their channels have a meaning of their own,
 which an orthogonal update would mix."""
@@ -35,7 +37,9 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     x = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
     if x.device.type == "cpu":
         few = max(1, _IN_CACHE // (x.shape[-2] * x.shape[-1]))
-        out = torch.cat([_iterated(_unit(part)) for part in x.split(few)])
+        out = torch.empty_like(x)
+        for part, place in zip(x.split(few), out.split(few), strict=True):
+            place.copy_(_iterated(_unit(part)))
     else:
         out = _plain(_unit(x).bfloat16()).to(matrices.dtype)
     return out.mT if matrices.shape[-2] > matrices.shape[-1] else out
@@ -186,22 +190,25 @@ class Muon(torch.optim.Optimizer):
             # A momentum drawn towards itself stays; a rate of zero leaves the weights.
             grads = [torch.where(keep, g, m) for g, m in zip(grads, momenta, strict=True)]
         torch._foreach_lerp_(momenta, grads, 1 - self.momentum)
-        # The momenta come first: their memory layout, the parameter's, is that of the result.
-        nesterov = torch._foreach_lerp(momenta, grads, 1 - self.momentum)
-        shapes: dict[tuple[int, int], list[nn.Parameter]] = {}
-        updates: dict[tuple[int, int], list[Tensor]] = {}
-        for parameter, update in zip(trained, nesterov, strict=True):
-            matrix = as_matrix(update)
-            shape = (matrix.shape[0], matrix.shape[1])
-            shapes.setdefault(shape, []).append(parameter)
-            updates.setdefault(shape, []).append(matrix)
-        stacks = {shape: torch.stack(several) for shape, several in updates.items()}
-        for shape, stack in orthogonalise_together(stacks).items():
+        places: dict[Shape, list[int]] = {}
+        for k, parameter in enumerate(trained):
+            places.setdefault(_shape(parameter), []).append(k)
+
+        def nesterov(shape: Shape, rows: Sequence[int]) -> Tensor:
+            own = [places[shape][row] for row in rows]
+            # The momenta come first: their memory layout, the parameter's, is that of the result.
+            drawn = torch._foreach_lerp(
+                [momenta[k] for k in own], [grads[k] for k in own], 1 - self.momentum
+            )
+            return torch.stack([as_matrix(one) for one in drawn])
+
+        counts = {shape: len(several) for shape, several in places.items()}
+        for shape, found in orthogonalise_together(counts, nesterov).items():
             scale = -rate * math.sqrt(max(1.0, shape[0] / shape[1]))
             if keep is not None:
-                stack = stack * keep
-            weights = [as_matrix(p.data) for p in shapes[shape]]
-            torch._foreach_add_(weights, list(stack.unbind()), alpha=scale)
+                found = torch._foreach_mul(found, keep)
+            weights = [as_matrix(trained[k].data) for k in places[shape]]
+            torch._foreach_add_(weights, found, alpha=scale)
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
@@ -211,34 +218,39 @@ def as_matrix(tensor: Tensor) -> Tensor:
     return tensor.view(tensor.shape[0], -1)
 
 
-Shape = tuple[int, int]
+def _shape(parameter: Tensor) -> Shape:
+    return (parameter.shape[0], parameter[0].numel())
 
 
-def orthogonalise_together(stacks: dict[Shape, Tensor]) -> dict[Shape, Tensor]:
-    """`orthogonalise` of each stack (n, rows, columns); processes share the work and the results.
+def orthogonalise_together(
+    counts: dict[Shape, int], stack: Callable[[Shape, Sequence[int]], Tensor]
+) -> dict[Shape, list[Tensor]]:
+    """`orthogonalise` of so many matrices of each shape; processes share the work and the results.
 
-    The shares of all processes are exchanged in one piece, filled up to the longest.
+    stack: those of a shape that stand at some places, (n, rows, columns); only a process's own are
+    asked for. The shares of all processes are exchanged in one piece, filled up to the longest.
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     processes = torch.distributed.get_world_size() if distributed else 1
     if processes == 1:
-        return {shape: orthogonalise(stack) for shape, stack in stacks.items()}
-    shares = dealt({shape: len(stack) for shape, stack in stacks.items()}, processes)
-    lengths = [sum(len(rows) * r * c for (r, c), rows in share.items()) for share in shares]
-    mine = next(iter(stacks.values())).new_zeros(max(lengths))
-    end = 0
-    for shape, rows in shares[torch.distributed.get_rank()].items():
-        found = orthogonalise(stacks[shape][rows]).reshape(-1)
-        begin, end = end, end + len(found)
-        mine[begin:end] = found
+        return {s: list(orthogonalise(stack(s, range(n))).unbind()) for s, n in counts.items()}
+    shares = dealt(counts, processes)
+    own = shares[torch.distributed.get_rank()]
+    made = [orthogonalise(stack(shape, rows)).reshape(-1) for shape, rows in own.items()]
+    longest = max(sum(len(rows) * r * c for (r, c), rows in share.items()) for share in shares)
+    rest = longest - sum(map(len, made))
+    # Somebody may have no matrix at all; what he is asked for says where it lies, and its type.
+    made.append((made[0] if made else stack(next(iter(counts)), [0])).new_zeros(rest))
+    mine = torch.cat(made)
     everyone = [torch.empty_like(mine) for _ in range(processes)]
     torch.distributed.all_gather(everyone, mine)
-    out = {shape: torch.empty_like(stack) for shape, stack in stacks.items()}
+    out = {shape: [mine] * count for shape, count in counts.items()}
     for share, flat in zip(shares, everyone, strict=True):
         end = 0
-        for shape, rows in share.items():
-            begin, end = end, end + len(rows) * shape[0] * shape[1]
-            out[shape][rows] = flat[begin:end].view(len(rows), *shape)
+        for (r, c), rows in share.items():
+            for row in rows:
+                begin, end = end, end + r * c
+                out[r, c][row] = flat[begin:end].view(r, c)
     return out
 
 

@@ -107,7 +107,7 @@ class Trainer:
             if self.step % control_every == 0:
                 order = self._control(next(interrupted))
                 if order == _SAVE:
-                    self._save()
+                    self.save()
                 elif order != _GO:
                     stopped = _STOPS[order]
                     break
@@ -125,7 +125,7 @@ class Trainer:
             self._evaluate(validate=True, sheet=True)
             if next(interrupted):  # it was cut short: --resume does it again
                 stopped = "interrupted"
-        self._save(last=True)
+        self.save(last=True)
         return stopped
 
     def _update(self) -> bool:
@@ -294,7 +294,7 @@ class Trainer:
             f"{self.task.name}: decay of the learning rate, steps {decay.start} to {decay.end}"
         )
         if self.step and self.config.decay_from is None and self.config.lr_schedule == "wsd":
-            self._save(keep=True)
+            self.save(keep=True)
 
     def _evaluate(self, *, validate: bool, sheet: bool) -> None:
         """Validate and draw with the averaged weights, on the main process alone."""
@@ -316,7 +316,7 @@ class Trainer:
             note(f"{self.task.name}: drawing the samples of step {self.step}")
             self.evaluator.draw(module, self.step)
 
-    def _save(self, *, keep: bool = False, last: bool = False) -> None:
+    def save(self, *, keep: bool = False, last: bool = False) -> None:
         """Publish a checkpoint and the averaged weights' export, then rotate old checkpoints.
 
         All processes come here together: they compare their weights, and under FSDP give theirs.
