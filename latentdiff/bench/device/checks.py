@@ -14,6 +14,9 @@ from latentdiff.bench.device.small_model import SIZE
 from latentdiff.checkpoints import store as checkpoints
 
 Check = Callable[[Place], str]
+COMPILING = 600.0
+"""Seconds that a training may take that compiles first: on a CPU that is minutes of a C++ compiler.
+"""
 
 
 def same_picture(place: Place) -> str:
@@ -125,14 +128,16 @@ def weights_off(place: Place, one: str, other: str) -> float:
 
 def compiled(place: Place) -> str:
     """`torch.compile` of the module."""
-    run = place.train("compiled", "--mixed-precision", "no", "--compile", "default")
+    how = ("--mixed-precision", "no", "--compile", "default")
+    run = place.train("compiled", *how, patience=COMPILING)
     return near(place, run, 1e-3)
 
 
 def training_graphs(place: Place) -> str:
     """Training compiled to CUDA graphs."""
     place.need_cuda("CUDA graphs")
-    run = place.train("graphs", "--mixed-precision", "no", "--compile", "reduce-overhead")
+    how = ("--mixed-precision", "no", "--compile", "reduce-overhead")
+    run = place.train("graphs", *how, patience=COMPILING)
     return near(place, run, 1e-3)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,22 +56,23 @@ class Place:
         name: str,
         *options: str,
         start: Sequence[str] = (SCRIPT,),
-        environment: Mapping[str, str] | None = None,
+        patience: float | None = None,
     ) -> Path:
-        """Train the small model for `UPDATES` updates; the run's folder. start: what is run."""
+        """Train the small model for `UPDATES` updates; the run's folder. start: what is run.
+        patience: seconds it may take, where that is more than is usual."""
         run = self.folder / name
         where = ("--device", self.device) if start[0] == SCRIPT else ()
         limits = ("--steps", str(UPDATES), "--batch-size", "4", "--log-every", "1")
         quick = ("--validate-every", "0", "--sheet-every", "0", "--sheet-steps", "2")
         few = ("--validation-pictures", "1", "--validation-pairs", "2", "--no-tensorboard")
-        self.apart.run(
+        apart = self.apart if patience is None else replace(self.apart, patience=patience)
+        apart.run(
             [
                 *start,
                 *("--preset", "full", "--base", str(self.small), "--data", str(self.data)),
                 *("--run-dir", str(run), "--learning-rate", "1e-3", "--warmup-steps", "1"),
                 *("--no-validate-at-start", *where, *limits, *quick, *few, *options),
-            ],
-            environment,
+            ]
         )
         return run
 
