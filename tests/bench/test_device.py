@@ -48,17 +48,11 @@ def hang() -> None:
     time.sleep(60)
 
 
-def variable() -> str:
-    return os.environ["LATENTDIFF_TEST"]
-
-
 HERE = __name__
 
 
 def test_a_process_of_its_own_gives_what_the_function_gives(place: Place) -> None:
     assert place.apart.call(f"{HERE}:add", {"a": 1, "b": 2}) == 3
-    assert place.apart.call(f"{HERE}:variable", {}, {"LATENTDIFF_TEST": "x"}) == "x"
-    assert "LATENTDIFF_TEST" not in os.environ
 
 
 def test_started_afresh_it_gives_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,6 +160,15 @@ def test_waits_are_counted_a_step_and_not_what_is_done_once() -> None:
     assert checks.no_waits(0.0) == "0 waits a step"
     with pytest.raises(RuntimeError, match="2 waits a step"):
         checks.no_waits(2.0)
+
+
+def test_an_accelerator_is_raced_in_bfloat16_too_and_a_cpu_without_what_compiles() -> None:
+    from latentdiff.bench.device.races import drawers
+
+    on_cpu, on_cuda = ([one.name for one in drawers(device)] for device in ("cpu", "cuda"))
+    assert on_cpu == ["latentdiff", "diffusers"]
+    assert on_cuda == [*on_cpu, "diffusers, tuned", "latentdiff, bfloat16"]
+    assert all(dict(one.settings)["device"] == "cuda" for one in drawers("cuda"))
 
 
 def test_a_check_that_is_not_there_and_a_device_that_is_not_there_are_named() -> None:

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from latentdiff.bench.runners import last_line
 
 HERE = "latentdiff.bench.device.apart"
@@ -45,27 +47,22 @@ class Apart:
     forked: bool = True
     patience: float = 240.0
 
-    def call(
-        self, work: str, settings: Mapping[str, Any], environment: Mapping[str, str] | None = None
-    ) -> Any:
+    def call(self, work: str, settings: Mapping[str, Any]) -> Any:
         """What the function "package.module:name" gives, a JSON value.
 
-        environment: further variables. RuntimeError, one line, when it fails, dies or does not end;
-        NeedsCudaError comes through as it was raised.
+        RuntimeError, one line, when it fails, dies or does not end; NeedsCudaError comes through as
+        it was raised.
         """
-        context = multiprocessing.get_context("fork" if self.forked else "spawn")
+        context: Any = multiprocessing.get_context("fork" if self.forked else "spawn")
         with tempfile.TemporaryDirectory() as folder:
-            arguments = (work, dict(settings), dict(environment or {}), folder)
-            child: Any = context.Process(target=_child, args=arguments)
+            child = context.Process(target=_child, args=(work, dict(settings), folder))
             sys.stdout.flush()
             sys.stderr.flush()
             child.start()
             child.join(self.patience)
-            late = child.is_alive()
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)  # what it has started ends with it
-            child.join()
-            if late:
+            if child.is_alive():
+                _end(child.pid)
+                child.join()
                 raise RuntimeError(f"no end after {self.patience:.0f} s")
             answer = Path(folder) / "answer.json"
             if answer.exists():
@@ -76,9 +73,9 @@ class Apart:
             said = Path(folder) / "said.txt"
             raise RuntimeError(last_line(said.read_text("utf-8", "replace")))
 
-    def run(self, words: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def run(self, words: Sequence[str]) -> None:
         """`python -m WORDS`; RuntimeError with its last line when it fails."""
-        self.call(f"{HERE}:command", {"words": list(words)}, environment)
+        self.call(f"{HERE}:command", {"words": list(words)})
 
 
 def import_ahead() -> None:
@@ -105,7 +102,16 @@ def _understood(answer: dict[str, Any]) -> Any:
     return answer["found"]
 
 
-def _child(work: str, settings: dict[str, Any], environment: dict[str, str], folder: str) -> None:
+def _end(number: int) -> None:
+    """SIGKILL to a process and all below it, whatever sessions they have opened."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        child = psutil.Process(number)
+        for one in (child, *child.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+
+
+def _child(work: str, settings: dict[str, Any], folder: str) -> None:
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -113,7 +119,6 @@ def _child(work: str, settings: dict[str, Any], environment: dict[str, str], fol
     os.dup2(said.fileno(), 1)
     os.dup2(said.fileno(), 2)
     sys.stdout = sys.stderr = said
-    os.environ.update(environment)
     answer: dict[str, Any]
     try:
         module, _, name = work.partition(":")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from latentdiff.bench.drawing import generation
+from latentdiff.bench.drawing.generation import Drawer
 from latentdiff.bench.drawing.work import work_of
 from latentdiff.bench.report import Race
 from latentdiff.bench.training import training_race
@@ -20,6 +22,16 @@ ROWS = 32
 """Captioned scenes of the training race: two batches of 16."""
 
 
+def drawers(device: str) -> list[Drawer]:
+    """This project and diffusers; on an accelerator also in bfloat16, and diffusers tuned, which on
+    a CPU takes minutes to compile."""
+    plain = generation.on(device)
+    if device == "cpu":
+        return [one for one in plain if one.name != generation.PEERS["tuned"].name]
+    rough = generation.ROUGH["bfloat16"]
+    return [*plain, replace(rough, settings=(*rough.settings, ("device", device)))]
+
+
 def races(model: str, device: str, say: Callable[[str], None]) -> list[Race]:
     """Drawing, then fine-tuning: a few rounds of each."""
     drawn = work_of(model, PROMPT, None, None, 1)
@@ -27,7 +39,7 @@ def races(model: str, device: str, say: Callable[[str], None]) -> list[Race]:
     found = [
         generation.drawing_race(
             drawn,
-            generation.on(device),
+            drawers(device),
             repeats=REPEATS,
             warmups=1,
             threads=1,

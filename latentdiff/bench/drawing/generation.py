@@ -54,6 +54,15 @@ PEERS: dict[str, Drawer] = {
 """Besides diffusers as a user calls it, by the names of the command line."""
 
 
+def on(device: str) -> tuple[Drawer, ...]:
+    """This project and diffusers, as a user calls it and tuned, on another device than the CPU."""
+    where = (("device", device),)
+    return tuple(
+        replace(drawer, settings=(*drawer.settings, *where))
+        for drawer in (OURS, DIFFUSERS, PEERS["tuned"])
+    )
+
+
 ROUGH: dict[str, Drawer] = {
     "bfloat16": Drawer(
         name="latentdiff, bfloat16",
@@ -69,16 +78,6 @@ ROUGH: dict[str, Drawer] = {
     ),
 }
 """Approximate methods, by the names of the command line."""
-
-
-def on(device: str) -> tuple[Drawer, ...]:
-    """This project and diffusers, as a user calls it; on an accelerator also in bfloat16 and tuned,
-    which takes minutes to compile on a CPU."""
-    drawers = [OURS, DIFFUSERS]
-    if device != "cpu":
-        drawers += [PEERS["tuned"], ROUGH["bfloat16"]]
-    where = (("device", device),)
-    return tuple(replace(drawer, settings=(*drawer.settings, *where)) for drawer in drawers)
 
 
 def drawing_race(
