@@ -131,10 +131,10 @@ def replayed(*, model: str, device: str) -> dict[str, Any]:
     count = 0
     replay = torch.cuda.CUDAGraph.replay
 
-    def counted(graph: torch.cuda.CUDAGraph) -> None:
+    def counted(self: torch.cuda.CUDAGraph) -> None:
         nonlocal count
         count += 1
-        replay(graph)
+        replay(self)
 
     torch.cuda.CUDAGraph.replay = counted  # type: ignore[method-assign]
     pictures, counts = [], []

@@ -50,7 +50,6 @@ def main(argv: Sequence[str]) -> int:
     from latentdiff.scenes.world import World
 
     drawn = work_of(options.model, "", None, options.size, 1)
-    how = {"repeats": options.race.repeats, "warmups": options.race.warmups}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "scenes"
         common.say(f"rendering {options.rows} scenes")
@@ -63,11 +62,23 @@ def main(argv: Sequence[str]) -> int:
             batch_size=options.batch,
             steps=options.steps,
         )
-        threads, say = options.race.threads, common.say
         if options.parts:
-            found = parts(work, threads=threads, say=say, **how)
+            found = parts(
+                work,
+                repeats=options.race.repeats,
+                warmups=options.race.warmups,
+                threads=options.race.threads,
+                say=common.say,
+            )
         else:
-            found = training_race(work, rows=options.rows, threads=threads, say=say, **how)
+            found = training_race(
+                work,
+                rows=options.rows,
+                repeats=options.race.repeats,
+                warmups=options.race.warmups,
+                threads=options.race.threads,
+                say=common.say,
+            )
     name = "train-parts" if options.parts else "train"
     common.publish(Report(benchmark=name, races=[found]), options.race.output)
     return 0

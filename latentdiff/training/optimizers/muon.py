@@ -206,7 +206,7 @@ class Muon(torch.optim.Optimizer):
         for shape, found in orthogonalise_together(counts, nesterov).items():
             scale = -rate * math.sqrt(max(1.0, shape[0] / shape[1]))
             if keep is not None:
-                found = torch._foreach_mul(found, keep)
+                found = list(torch._foreach_mul(found, keep))
             weights = [as_matrix(trained[k].data) for k in places[shape]]
             torch._foreach_add_(weights, found, alpha=scale)
 

@@ -371,7 +371,7 @@ class Trainer:
             )
         return False
 
-    def _publish(self, checkpoint: Checkpoint, export: Callable[[Path], None]) -> Written:
+    def _publish(self, checkpoint: Checkpoint, export: Callable[[Path], object]) -> Written:
         """Write the checkpoint and the averaged weights' export; perhaps in another thread."""
         path = checkpoints.save(self.folder.checkpoints, checkpoint)
         checkpoints.rotate(self.folder.checkpoints, self.config.keep_checkpoints)

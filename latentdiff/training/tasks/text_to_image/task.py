@@ -308,7 +308,7 @@ class TextToImageTask:
         files."""
         self.exporter(module)(folder)
 
-    def exporter(self, module: UNetModule) -> Callable[[Path], None]:
+    def exporter(self, module: UNetModule) -> Callable[[Path], object]:
         """What writes them, in whatever thread: what it takes from the data is read now."""
         if self.config.method == "full":
             bundle, words = self._bundle(module), self.feed.words()
