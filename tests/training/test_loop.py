@@ -150,9 +150,26 @@ def test_a_validation_that_fails_fails_before_the_first_step(tmp_path):
             raise torch.OutOfMemoryError("no room")
 
     task = Large()
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match="validating at step 0 does not fit into memory"):
         run_task(task, settings(tmp_path))
     assert task.events == []
+
+
+def test_an_update_that_finds_no_memory_says_what_makes_it_smaller(tmp_path):
+    task = RegressorTask()
+
+    def forward(module, inputs):
+        torch.empty(2**60, dtype=torch.uint8)
+
+    task.module.register_forward_pre_hook(forward)
+    config = settings(tmp_path, validate_at_start=False)
+    size = config.batch_size // config.gradient_accumulation
+    with pytest.raises(UserError, match=rf"an update of {size} samples at once.*--batch-size"):
+        run_task(task, config)
+    other = RegressorTask()
+    other.module.register_forward_pre_hook(lambda module, inputs: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):  # not a lack of memory: left as it is
+        run_task(other, dataclasses.replace(config, run_dir=tmp_path / "other"))
 
 
 @pytest.mark.parametrize("every", [1, 4])

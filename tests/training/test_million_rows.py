@@ -16,5 +16,5 @@ def test_a_million_cached_rows_open_in_ten_seconds_and_one_gigabyte():
 
 def test_a_made_up_cache_gives_each_row_its_own_values(tmp_path):
     made_up_cache.fill(tmp_path / "cache", 5000)
-    told = made_up_cache.start(tmp_path / "cache", 5000)  # it compares two thousand rows
+    told = made_up_cache.start(tmp_path / "cache", 5000)  # it compares what it reads
     assert told["seconds"] >= told["open"]
