@@ -106,3 +106,24 @@ def test_a_cache_pays_for_itself_when_its_price_equals_what_was_saved() -> None:
     assert lines[0] == "the cache of 100 pictures took 5.0 CPU-seconds, once"
     assert lines[1].endswith(f"{PEER} it has paid for itself after 0.1 epochs")
     assert len(lines) == 3
+
+
+def test_the_parts_of_an_update_add_up_and_what_stands_between_is_measured_once(
+    work: TrainingWork,
+) -> None:
+    from latentdiff.bench.training import parts
+
+    learner = parts.LEARNERS[0]
+    settings = {"name": learner.name, "work": work.to_json(), **dict(learner.settings)}
+    train = parts.measured(**settings)
+    warm, counted = train(-1), train(0)
+    assert set(parts.PARTS) | {parts.STALL, parts.WRITTEN, parts.VALIDATION} == set(counted)
+    assert all(seconds > 0 for seconds in counted.values())
+    assert counted[parts.STALL] <= counted[parts.WRITTEN] == warm[parts.WRITTEN]
+    outcome = Outcome(
+        name=learner.name,
+        exact=True,
+        turns=(Turn(seconds=1.0, cpu_seconds=1.0, facts=counted),),
+    )
+    lines = parts._between_lines(outcome)
+    assert len(lines) == 2 and "validation" in lines[0] and "training waits" in lines[1]

@@ -22,12 +22,13 @@ VALIDATE_EVERY, SAVE_MINUTES = 250, 5.0
 """As the preset `full` does it."""
 
 
-def _learner(name: str, **fields: Any) -> Learner:
-    return Learner(name=name, maker="measured", settings=(("fields", fields),), module=__name__)
+def _learner(name: str, *, between: bool = False, **fields: Any) -> Learner:
+    settings = (("fields", fields), ("between", between))
+    return Learner(name=name, maker="measured", settings=settings, module=__name__)
 
 
 LEARNERS = (
-    _learner("AdamW"),
+    _learner("AdamW", between=True),
     _learner("AdamW, not channels last", channels_last=False),
     _learner("Muon", optimizer="muon", muon_learning_rate=1e-4),
 )
@@ -72,8 +73,13 @@ class _Called:
         return getattr(self._inner, name)
 
 
-def measured(*, name: str, work: Mapping[str, Any], fields: Mapping[str, Any]) -> Train:
-    """The loop with a clock around its parts; a turn's facts are CPU-seconds an update."""
+def measured(
+    *, name: str, work: Mapping[str, Any], fields: Mapping[str, Any], between: bool
+) -> Train:
+    """The loop with a clock around its parts; a turn's facts are CPU-seconds an update.
+
+    between: also those of a checkpoint and a validation, once.
+    """
     asked = TrainingWork(**work)
     trainer, gate = opened(asked, name, fields=fields, validation=True)
     laps = Laps()
@@ -82,7 +88,7 @@ def measured(*, name: str, work: Mapping[str, Any], fields: Mapping[str, Any]) -
     averaged: Any = trainer.averaged
     averaged.update = laps.timed(AVERAGE, averaged.update)
     trainer.stream, trainer.guard = stream, guard
-    between: dict[str, float] = {}
+    once: dict[str, float] = {}
 
     def train(number: int) -> Mapping[str, Any]:
         laps.seconds.clear()
@@ -92,9 +98,9 @@ def measured(*, name: str, work: Mapping[str, Any], fields: Mapping[str, Any]) -
         parts = {part: laps.seconds[part] for part in (BATCH, OPTIMIZER, AVERAGE)}
         parts[PASSES] = whole - sum(parts.values())
         facts = {part: seconds / asked.steps for part, seconds in parts.items()}
-        if not between:  # in the first turn, which usually does not count
-            between.update(_between(trainer))
-        return {**facts, **between}
+        if between and not once:  # in the first turn, which usually does not count
+            once.update(_between(trainer))
+        return {**facts, **once}
 
     return train
 
@@ -108,8 +114,9 @@ def _between(trainer: Any) -> dict[str, float]:
     stall = time.thread_time() - mine
     trainer.writer.wait()
     written = time.process_time() - began
-    began = time.process_time()
     with trainer.averaged.ready() as module, torch.no_grad():
+        trainer.evaluator.validate(module, trainer.step)  # the first one encodes its pictures, too
+        began = time.process_time()
         trainer.evaluator.validate(module, trainer.step)
     return {STALL: stall, WRITTEN: written, VALIDATION: time.process_time() - began}
 
@@ -137,7 +144,7 @@ def parts(
         outcomes=outcomes,
         base="",
         extra={part: {one.name: _share(one, part) for one in fine} for part in PARTS},
-        notes=[line for one in fine[:1] for line in _between_lines(one)],
+        notes=[line for one in fine for line in _between_lines(one)],
     )
 
 
@@ -152,6 +159,8 @@ def _share(one: Outcome, part: str) -> str:
 
 def _between_lines(one: Outcome) -> list[str]:
     facts = one.turns[0].facts
+    if VALIDATION not in facts:
+        return []
     update = sum(_median(one, part) for part in PARTS)
     validation = 100 * facts[VALIDATION] / (VALIDATE_EVERY * update)
     stall = 100 * facts[STALL] / (SAVE_MINUTES * 60)
