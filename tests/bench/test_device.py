@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from latentdiff.bench.device import checks
+from latentdiff.bench.device import apart, checks
 from latentdiff.bench.device.apart import Apart, NeedsCudaError
 from latentdiff.bench.device.page import DeviceReport, check_all
 from latentdiff.bench.device.place import UPDATES, Place, losses, near
@@ -79,6 +79,19 @@ def test_what_fails_or_dies_is_one_line(place: Place, work: str, says: str) -> N
 def test_what_does_not_end_is_given_up(place: Place) -> None:
     with pytest.raises(RuntimeError, match="no end after"):
         replace(place.apart, patience=0.5).call(f"{HERE}:hang", {})
+
+
+def test_ctrl_c_ends_what_is_under_way(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    end = apart._end
+    monkeypatch.setattr(apart, "_end", lambda number: (ended.append(number), end(number)))
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    with pytest.raises(KeyboardInterrupt):
+        place.apart.call(f"{HERE}:hang", {})
+    (number,) = ended
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
 
 
 def test_a_command_that_fails_says_its_last_line(place: Place) -> None:

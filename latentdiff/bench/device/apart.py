@@ -59,10 +59,14 @@ class Apart:
             sys.stdout.flush()
             sys.stderr.flush()
             child.start()
-            child.join(self.patience)
-            if child.is_alive():
-                _end(child.pid)
-                child.join()
+            try:
+                child.join(self.patience)
+                late = child.is_alive()
+            finally:  # of Ctrl-C, which does not reach its session
+                if child.is_alive():
+                    _end(child.pid)
+                    child.join()
+            if late:
                 raise RuntimeError(f"no end after {self.patience:.0f} s")
             answer = Path(folder) / "answer.json"
             if answer.exists():

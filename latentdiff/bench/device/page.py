@@ -37,7 +37,7 @@ class Finding:
         under = page.element("div", self.about, class_="note")
         return [
             page.join([page.element("b", self.name), under]),
-            page.element("b", self.state.replace(" ", "\u00a0"), class_=_CLASSES[self.state]),
+            page.element("b", self.state, class_=_CLASSES[self.state], style="white-space:nowrap"),
             self.text,
             f"{self.seconds:.0f} s",
         ]
