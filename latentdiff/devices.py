@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Precision = Literal["auto", "no", "bf16", "fp16"]
+Backend = Literal["torch", "openvino"]
+"""Who computes the U-Net's steps."""
 
 
 def find_device(

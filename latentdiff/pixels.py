@@ -17,14 +17,15 @@ def to_pixels(pictures: Tensor | NDArray[np.uint8]) -> Tensor:
 
 
 def to_pictures(pixels: Tensor) -> NDArray[np.uint8]:
-    """Pixels (B, 3, H, W) to pictures (B, H, W, 3) uint8; values outside [-1, 1] are clamped.
+    """Pixels (B, 3, H, W) to pictures (B, H, W, 3) uint8; values outside [-1, 1] are clamped. Made
+    where the pixels are: a quarter of the bytes comes to the CPU.
 
     In diffusers' order of operations, so that pictures are equal to the bit: halved and shifted in
     the pixels' own number type, scaled in float32, rounded to even.
     """
     unit = (pixels.detach() / 2 + 0.5).clamp(0, 1)
-    levels = (unit.float().cpu().permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
-    return levels.numpy()
+    levels = (unit.float().permute(0, 2, 3, 1) * 255).round().to(torch.uint8)
+    return levels.cpu().numpy()
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:

@@ -18,6 +18,8 @@ from latentdiff.errors import UserError
 from latentdiff.schedulers.protocol import Scheduler
 from latentdiff.seeding import check_image_seed
 
+READ_AT_ONCE = ("cpu",)
+"""Kinds of devices on which a number is read without waiting for what was asked before."""
 Noise = Callable[[], Tensor]
 ContextAt = Callable[[int, int], Tensor]
 """(step 0 … total - 1, total) -> context, for prompts that change on the way."""
@@ -56,7 +58,10 @@ class SeededNoise:
 
     def draw(self) -> Tensor:
         rows = [torch.randn(self.shape, generator=generator) for generator in self.generators]
-        return torch.stack(rows).to(self.device)
+        drawn = torch.stack(rows)
+        if self.device.type != "cuda":
+            return drawn.to(self.device)
+        return drawn.pin_memory().to(self.device, non_blocking=True)
 
 
 def denoise(
@@ -79,19 +84,22 @@ def denoise(
     noise: draws noise shaped like x_T; needed where the scheduler adds any.
     steps: a part of the scheduler's grid, the whole by default.
 
-    Raises UserError when a prediction is not finite, naming the step.
+    Raises UserError when a prediction is not finite, naming the step: there on the CPU, on another
+    device before the last step is yielded, so that nothing waits for the device on the way.
     """
+    watch = FiniteWatch("the U-Net", getattr(denoiser, "dtype", None))
     grid = scheduler.grid() if steps is None else tuple(steps)
     x, then = x_T, None
     for index, planned in enumerate(grid):
         step = planned if then is None else then
         now = context if isinstance(context, Tensor) else context(index, len(grid))
         prediction = denoiser(scheduler.scale_input(x, step), step.t, now)
-        where = f"at step {index + 1} of {len(grid)} (t = {step.t})"
-        check_finite(prediction, "the U-Net", where, getattr(denoiser, "dtype", None))
+        watch.see(prediction, f"at step {index + 1} of {len(grid)} (t = {step.t})")
         drawn = noise() if noise is not None and scheduler.needs_noise(step) else None
         result = scheduler.step(prediction, x, step, drawn)
         x, then = result.x, result.then
+        if result.done or index + 1 == len(grid):
+            watch.settle()
         sent = yield DenoisingStep(index, len(grid), step.t, x, result.x_0)
         if result.done:
             return
@@ -104,6 +112,32 @@ class NonFiniteError(UserError):
     """A network gave NaN or infinity."""
 
 
+class FiniteWatch:
+    """Whether all predictions of a walk are finite, asked without waiting for a device."""
+
+    def __init__(self, module: str, computed_in: torch.dtype | None) -> None:
+        self.module, self.computed_in = module, computed_in
+        self._flags: list[tuple[Tensor, str]] = []
+
+    def see(self, value: Tensor, where: str) -> None:
+        """Check a value, at once where it costs no waiting."""
+        if value.device.type in READ_AT_ONCE:
+            check_finite(value, self.module, where, self.computed_in)
+        else:
+            self.computed_in = self.computed_in or value.dtype
+            self._flags.append((torch.isfinite(value).all(), where))
+
+    def settle(self) -> None:
+        """Read what has not been read; NonFiniteError naming the first place."""
+        if not self._flags:
+            return
+        finite = torch.stack([flag for flag, _ in self._flags]).tolist()
+        places = [where for _, where in self._flags]
+        self._flags = []
+        if not all(finite):
+            raise _not_finite(self.module, places[finite.index(False)], self.computed_in)
+
+
 def check_finite(
     value: Tensor, module: str, where: str, computed_in: torch.dtype | None = None
 ) -> None:
@@ -112,8 +146,12 @@ def check_finite(
     computed_in: the module's own dtype, where the value has been cast since.
     """
     if not bool(torch.isfinite(value).all()):
-        kind = str(computed_in or value.dtype).removeprefix("torch.")
-        raise NonFiniteError(
-            f"{module} gave NaN or infinity {where}, computed in {kind}; "
-            "try float32, a smaller guidance scale or another scheduler"
-        )
+        raise _not_finite(module, where, computed_in or value.dtype)
+
+
+def _not_finite(module: str, where: str, computed_in: torch.dtype | None) -> NonFiniteError:
+    kind = str(computed_in).removeprefix("torch.")
+    return NonFiniteError(
+        f"{module} gave NaN or infinity {where}, computed in {kind}; "
+        "try float32, a smaller guidance scale or another scheduler"
+    )

@@ -109,6 +109,10 @@ def explain(
         )
     if (resolved.guidance_start, resolved.guidance_end) != (0.0, 1.0):
         raise UserError("words are explained where every step is guided; leave start and end out")
+    if resolved.deep_cache_interval > 1:
+        raise UserError(
+            "words are explained where every step is computed; leave the deep cache out"
+        )
     if contexts_of(resolved).positive is not None:
         raise UserError("contexts have no words to explain; give a prompt")
     plan = plan_of(Batch((resolved,), (0,)))

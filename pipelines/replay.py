@@ -23,7 +23,7 @@ from latentdiff.sheet import axes_sheet, contact_sheet
 
 DRAWN_BY = (
     *("request", "weights_sha256", "settings_sha256", "loras", "embeddings"),
-    *("dtype", "device", "processor", "instruction_set", "versions"),
+    *("dtype", "device", "backend", "processor", "instruction_set", "versions"),
 )
 """Fields of a recipe that decide a picture, besides how many threads drew how many at once."""
 

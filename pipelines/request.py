@@ -63,6 +63,7 @@ class Given:
         return [*(name for name in own if getattr(self, name) is not None), *self.lost]
 
 
+COUNTS = ("clip_skip", "decode_tile", "deep_cache_interval")
 GUIDANCE = ("guidance_scale", "guidance_rescale", "guidance_start", "guidance_end")
 
 
@@ -93,6 +94,9 @@ class Request:
     """Share of the way from noise to picture before which there is no guidance."""
     guidance_end: float = 1.0
     """Share of the way after which there is none."""
+    deep_cache_interval: int = 1
+    """N of DeepCache (Ma et al. 2024): of so many steps, one computes the U-Net's inner levels and
+    the others take them over; approximate above 1."""
     scheduler: str | None = None
     """A short name or a diffusers class; None: the checkpoint's own."""
     eta: float = 0.0
@@ -124,7 +128,7 @@ class Request:
                 raise UserError(f"{name} is {getattr(self, name)!r}; a text was expected")
             if not getattr(self, name).isascii():
                 _check_unicode(name, getattr(self, name))
-        for name in ("seed", "width", "height", "num_inference_steps", "clip_skip", "decode_tile"):
+        for name in ("seed", "width", "height", "num_inference_steps", *COUNTS):
             self._set(name, _whole(name, getattr(self, name)))
         for name in (*GUIDANCE, "eta"):
             self._set(name, _number(name, getattr(self, name)))
@@ -144,6 +148,11 @@ class Request:
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
             raise UserError(
                 f"{self.num_inference_steps} steps are out of range; expected 1 or more"
+            )
+        if self.deep_cache_interval < 1:
+            raise UserError(
+                f"deep_cache_interval {self.deep_cache_interval} is out of range; "
+                "expected 1 or more"
             )
         self._guidance(self.guidance_scale or 0.0)
         if not 0.0 <= self.eta < float("inf"):

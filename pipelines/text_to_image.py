@@ -67,10 +67,12 @@ class TextToImagePipeline:
     x_T first, then its step noise, in float32, whatever the batch and the device.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, *, backend: devices.Backend = "torch") -> None:
+        """backend: who computes the U-Net's steps; "openvino" is an optional extra, for the CPU."""
         self.bundle = bundle
+        self.backend = backend
         self.autoencoder = Autoencoder(bundle.vae)
-        self.unet = ready_unet(bundle.unet)
+        self.unet = ready_unet(bundle.unet, backend)
         self.geometry = geometry.of_configs(bundle.vae.config, bundle.unet.config)
         self.parts = Parts(bundle, self.autoencoder, self.geometry)
         self.loras = LoraStack(bundle)
@@ -83,14 +85,16 @@ class TextToImagePipeline:
         dtype: torch.dtype | None = torch.float32,
         device: torch.device | str = "cpu",
         variant: str | None = None,
+        backend: devices.Backend = "torch",
     ) -> Self:
         """Load "snowglobe", a folder in diffusers format, or a hub id (only then the network).
 
-        dtype: of all networks, None keeps what is stored. Raises UserError, one line.
+        dtype: of all networks, None keeps what is stored. backend: see the class. Raises UserError,
+        one line.
         """
         bundle = bundles.load(name_path_or_hub_id, dtype=dtype, device=device, variant=variant)
         warn_of(bundle.notes, stacklevel=2)
-        return cls(bundle)
+        return cls(bundle, backend=backend)
 
     def load_lora(
         self,
@@ -124,6 +128,7 @@ class TextToImagePipeline:
         guidance_rescale: float = 0.0,
         guidance_start: float = 0.0,
         guidance_end: float = 1.0,
+        deep_cache_interval: int = 1,
         scheduler: str | Scheduler | None = None,
         eta: float = 0.0,
         clip_skip: int = 0,
@@ -166,6 +171,7 @@ class TextToImagePipeline:
             guidance_rescale=guidance_rescale,
             guidance_start=guidance_start,
             guidance_end=guidance_end,
+            deep_cache_interval=deep_cache_interval,
             scheduler=scheduler if isinstance(scheduler, str) else None,
             eta=eta,
             clip_skip=clip_skip,
@@ -373,6 +379,7 @@ class TextToImagePipeline:
             embeddings=self.bundle.embeddings,
             dtype=str(weight.dtype).removeprefix("torch."),
             device=str(weight.device),
+            backend=self.backend,
             processor=devices.processor_name(weight.device),
             instruction_set=devices.instruction_set(weight.device),
             threads=torch.get_num_threads(),
@@ -398,7 +405,8 @@ class TextToImagePipeline:
 
     @cached_property
     def _versions(self) -> dict[str, str]:
-        packages = ("latentdiff", "torch", "diffusers", "transformers", "pillow")
+        packages = ["latentdiff", "torch", "diffusers", "transformers", "pillow"]
+        packages += ["openvino"] if self.backend == "openvino" else []
         return {package: version(package) for package in packages}
 
     @cached_property

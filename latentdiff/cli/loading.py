@@ -39,7 +39,7 @@ def load(options: ModelOptions) -> TextToImagePipeline:
             prediction_type=options.prediction_type,
         )
     print_notes([slow, *bundle.notes])
-    pipeline = TextToImagePipeline(add_embeddings(bundle, embeddings))
+    pipeline = TextToImagePipeline(add_embeddings(bundle, embeddings), backend=options.backend)
     add_loras(pipeline, loras)
     return pipeline
 

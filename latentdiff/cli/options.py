@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from latentdiff.conditioning.settings import Long, Syntax
-from latentdiff.devices import DeviceName, DtypeName
+from latentdiff.devices import Backend, DeviceName, DtypeName
 from latentdiff.diffusion.prediction_types import Prediction
 from latentdiff.errors import UserError
 
@@ -50,6 +50,9 @@ class ModelOptions:
     steps stay float32."""
     device: DeviceName = "auto"
     """Where to compute; auto takes an accelerator when there is one."""
+    backend: Backend = "torch"
+    """Who computes the U-Net's steps: torch, or OpenVINO on the CPU in float32, which is faster
+    once it has compiled the network (pip install 'latentdiff[openvino]')."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,9 @@ class SamplingOptions:
     half the time, and the picture changes."""
     guidance_end: float = 1.0
     """Share of the way after which there is none."""
+    deep_cache_interval: int = 1
+    """Of so many steps, one computes the U-Net's inner levels and the others take them over
+    (DeepCache, Ma et al. 2024): faster, and the picture changes; 1 is exact."""
     negative_prompt: str = ""
     """What to move away from."""
     scheduler: str | None = None
@@ -105,6 +111,7 @@ class SamplingOptions:
             guidance_rescale=self.guidance_rescale,
             guidance_start=self.guidance_start,
             guidance_end=self.guidance_end,
+            deep_cache_interval=self.deep_cache_interval,
             scheduler=self.scheduler,
             eta=self.eta,
             clip_skip=self.clip_skip,

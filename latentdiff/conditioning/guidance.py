@@ -95,7 +95,8 @@ class ComposedDenoiser:
         return getattr(self.denoiser, "dtype", None)
 
     def __call__(self, x_t: Tensor, t: Tensor | float, context: Tensor) -> Tensor:
-        owners = self.owners.to(x_t.device)
+        self.owners = owners = self.owners.to(x_t.device)
+        self.weights = self.weights.to(x_t.device)
         found = self.denoiser(torch.cat([x_t, x_t[owners]]), t, context)
         negative, parts = found[: len(x_t)], found[len(x_t) :]
         weights = self.weights.to(found).view(-1, *[1] * (found.ndim - 1))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 
+from latentdiff.devices import Backend
+from latentdiff.errors import UserError, unknown_name
+from latentdiff.models.prepared.deep_cache import DeepCache
 from latentdiff.models.prepared.fits import unet_fits
-from latentdiff.models.prepared.ready import Ready
+from latentdiff.models.prepared.graphed_unet import prepare_unet
+from latentdiff.models.prepared.ready import ONLY_PLAIN, Ready
 from latentdiff.models.prepared.unet import PreparedUnet
 
 if TYPE_CHECKING:
@@ -19,9 +23,19 @@ if TYPE_CHECKING:
 ReadyUnet = Ready[PreparedUnet]
 
 
-def ready_unet(unet: UNet2DConditionModel) -> ReadyUnet:
-    """The U-Net with its prepared form, for any number of walks."""
-    return Ready(unet, unet_fits, PreparedUnet)
+def ready_unet(unet: UNet2DConditionModel, backend: Backend = "torch") -> ReadyUnet:
+    """The U-Net with its prepared form, for any number of walks.
+
+    backend: who computes it. UserError where OpenVINO is not installed or cannot.
+    """
+    if backend == "openvino":
+        from latentdiff.models.prepared.openvino_unet import OpenVinoUnet, check_openvino
+
+        check_openvino(unet)
+        return Ready(unet, unet_fits, OpenVinoUnet, wanted_for="the backend openvino")
+    if backend != "torch":
+        raise unknown_name("backend", backend, get_args(Backend))
+    return Ready(unet, unet_fits, prepare_unet)
 
 
 class Denoiser:
@@ -40,13 +54,18 @@ class Denoiser:
         unet: UNet2DConditionModel | ReadyUnet,
         prediction_type: str,
         context_mask: Tensor | None = None,
+        *,
+        deep_cache_interval: int = 1,
     ) -> None:
-        """unet: ready made where it is asked in several walks with the same weights."""
+        """unet: ready made where it is asked in several walks with the same weights.
+        deep_cache_interval: of so many calls, one computes the deep features that the others take
+        over (`DeepCache`); approximate, and UserError where the prepared form does not serve."""
         self.ready = unet if isinstance(unet, Ready) else ready_unet(unet)
         self.ready.look()
         self.unet = self.ready.network
         self.prediction_type = prediction_type
         self._cast: tuple[Tensor, Tensor] | None = None
+        self._deep = DeepCache(deep_cache_interval) if deep_cache_interval > 1 else None
         self.hide(context_mask)
 
     def hide(self, context_mask: Tensor | None) -> None:
@@ -67,9 +86,11 @@ class Denoiser:
         if mask is not None and len(mask) != len(context):
             mask = mask[-len(context) :]  # the prompts' half, asked without guidance
         if form is not None:
-            prediction = form(shown, float(t), told, mask)
+            prediction = form(shown, float(t), told, mask, deep=self._deep)
+        elif self._deep is not None:
+            raise UserError(f"a deep cache {ONLY_PLAIN}, or its timesteps or masks differ by row")
         else:
-            times = t if isinstance(t, Tensor) else torch.tensor(t, device=x_t.device)
+            times = t if isinstance(t, Tensor) else torch.full((), t, device=x_t.device)
             count = context.shape[0] // x_t.shape[0]
             shown = shown if count == 1 else torch.cat([shown] * count)
             times = times.repeat(count) if times.ndim else times

@@ -105,9 +105,14 @@ def _state(descriptor: int) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _place() -> Path:
+def user_cache() -> Path:
+    """The folder for what is made again when it is lost: ~/.cache/latentdiff."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "latentdiff" / "weight_hashes.json"
+    return Path(root) / "latentdiff"
+
+
+def _place() -> Path:
+    return user_cache() / "weight_hashes.json"
 
 
 def _read_kept() -> dict[str, list[object]]:

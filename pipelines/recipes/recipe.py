@@ -20,6 +20,7 @@ TEXTS = (
         "prediction_type",
         "dtype",
         "device",
+        "backend",
         "processor",
         "instruction_set",
     ),
@@ -37,7 +38,8 @@ class Recipe:
     autoencoder in place of its own, and what its U-Net predicts, where that was said.
     weights_sha256, settings_sha256: part → hash of its weights, of its settings. loras: file,
     sha256, scale and scales of parts ("blocks") of each that was in the weights. embeddings: file,
-    sha256 and token of each learned word. dtype, device: what the U-Net computed in, and where.
+    sha256 and token of each learned word. dtype, device, backend: what the U-Net computed in,
+    where, and who computed it, "" in older recipes for torch.
     processor, instruction_set, threads, batch_size: of the machine and of what was drawn together,
     on which the last bits depend. versions: package → version. sheet: how the pictures of a grid
     lie: "columns" (a number, or their names) and "rows" (their names). pixels_sha256: of the
@@ -55,6 +57,7 @@ class Recipe:
     embeddings: tuple[Mapping[str, Any], ...] = ()
     dtype: str = ""
     device: str = ""
+    backend: str = ""
     processor: str = ""
     instruction_set: str = ""
     threads: int = 0

@@ -79,10 +79,17 @@ def plan_of(batch: Batch) -> PromptPlan:
 
 def guided(bundle: Bundle, unet: ReadyUnet, batch: Batch, mask: Tensor | None) -> Predict:
     """The denoiser of a batch that is told (B, L, D), or (2B, L, D), guidance inside."""
-    network = Denoiser(unet, bundle.scheduler_config.prediction_type, mask)
+    network = _network(bundle, unet, batch.shared, mask)
     guidance = batch.shared.guidance
     timesteps = bundle.scheduler_config.num_train_timesteps
     return GuidedDenoiser(network, guidance, timesteps) if guidance.active else network
+
+
+def _network(
+    bundle: Bundle, unet: ReadyUnet, request: Request, mask: Tensor | None = None
+) -> Denoiser:
+    predicts = bundle.scheduler_config.prediction_type
+    return Denoiser(unet, predicts, mask, deep_cache_interval=request.deep_cache_interval)
 
 
 def fixed_context(bundle: Bundle, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -120,7 +127,7 @@ def condition(bundle: Bundle, unet: ReadyUnet, batch: Batch) -> tuple[Predict, T
     """The batch's denoiser, guidance and composition inside, and the context it is told: for all
     steps, or for each where a prompt changes on the way. unet: the bundle's."""
     request, plan = batch.shared, plan_of(batch)
-    network = Denoiser(unet, bundle.scheduler_config.prediction_type)
+    network = _network(bundle, unet, request)
     denoiser: Predict = network
     if plan.composed:
         check_composed(request)

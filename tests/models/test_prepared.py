@@ -63,6 +63,32 @@ def test_the_prepared_unet_gives_what_the_unet_gives(kind: str, side: int) -> No
         close(prepared(x, t, context), own(bundle.unet, x, t, context))
 
 
+@pytest.mark.parametrize("rows", [0, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_absorbing_a_context_into_the_weights_around_it_changes_nothing(
+    kind: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = KINDS[kind]()
+    monkeypatch.setattr(blocks, "ABSORBED_ROWS", rows)
+    x, context = drawn(bundle, 1)
+    context = context[:, :5]
+    prepared = PreparedUnet(bundle.unet)
+    close(prepared(x, 5.0, context), own(bundle.unet, x, 5.0, context))
+    ((_, _, _, told, _),) = prepared._told.values()
+    assert (3 in {pair[0].ndim for pair in told.keys}) is bool(rows)
+
+
+@pytest.mark.parametrize("cells", [0, 10_000])
+def test_convolutions_by_products_are_those_by_kernels(
+    cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tiny.stable_diffusion_1()
+    monkeypatch.setattr(layers, "FEW_CELLS", cells)
+    x, context = drawn(bundle, 2)
+    prepared = PreparedUnet(bundle.unet)
+    close(prepared(x, 5.0, context), own(bundle.unet, x, 5.0, context))
+
+
 def test_a_mask_hides_the_same_tokens() -> None:
     bundle = tiny.stable_diffusion_1()
     x, context = drawn(bundle, 1)
@@ -118,7 +144,10 @@ def test_the_table_of_timesteps_holds_each_blocks_own_projection() -> None:
         for t in (0.0, 999.0, 0.0):
             told = unet.time_proj(torch.tensor([t]))
             embedding = unet.time_embedding(told)
-            expected = [r.time_emb_proj(nn.functional.silu(embedding)) for r in resnets]
+            # With each first convolution's own bias, whose place they take.
+            expected = [
+                r.time_emb_proj(nn.functional.silu(embedding)) + r.conv1.bias for r in resnets
+            ]
             torch.testing.assert_close(
                 prepared._time(t), torch.cat(expected, dim=1), rtol=0, atol=1e-6
             )

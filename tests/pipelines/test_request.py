@@ -32,6 +32,7 @@ FULL = Request(
     guidance_rescale=0.5,
     guidance_start=0.1,
     guidance_end=0.9,
+    deep_cache_interval=3,
     scheduler="ddim",
     eta=0.5,
     clip_skip=1,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import tyro
 
 from latentdiff.cli.options import ModelOptions
-from latentdiff.devices import DeviceName, DtypeName
+from latentdiff.devices import Backend, DeviceName, DtypeName
 from latentdiff.diffusion.prediction_types import Prediction
 from latentdiff.errors import UserError
 
@@ -51,6 +51,8 @@ class StoredOptions:
     """Another number type."""
     device: DeviceName | None = None
     """Another device."""
+    backend: Backend | None = None
+    """Another backend."""
 
 
 def read(path: Path) -> Contents:
@@ -106,6 +108,7 @@ def open_pipeline(recipe: Recipe, options: StoredOptions) -> TextToImagePipeline
             embedding=options.embedding or tuple(_embedding(x) for x in recipe.embeddings),
             dtype=options.dtype or _as_dtype(recipe.dtype),
             device=device,
+            backend=options.backend or _as_backend(recipe.backend),
         )
     )
 
@@ -116,6 +119,10 @@ def _as_device(kind: str) -> DeviceName:
 
 def _as_prediction(name: str) -> Prediction | None:
     return cast("Prediction", name) if name in get_args(Prediction) else None
+
+
+def _as_backend(name: str) -> Backend:
+    return cast("Backend", name) if name in get_args(Backend) else "torch"
 
 
 def _as_dtype(name: str) -> DtypeName:
@@ -162,7 +169,10 @@ def describe(contents: Contents) -> Iterator[str]:
     first, count = contents.recipes[0], len(contents.recipes)
     if count > 1:
         yield f"a grid of {count} pictures; the first:"
-    told = (f"{first.dtype} on {first.device}", first.processor, first.instruction_set)
+    computed = f"{first.dtype} on {first.device}"
+    if first.backend not in ("", "torch"):
+        computed += f" by {first.backend}"
+    told = (computed, first.processor, first.instruction_set)
     variant = f" ({first.variant})" if first.variant else ""
     yield ", ".join(part for part in (f"model: {first.model}{variant}", *told) if part)
     if first.vae:

@@ -19,11 +19,11 @@ class PreparedDecoder:
         """decoder: one that `fits.decoder_fits`."""
         self.enter = Conv(decoder.conv_in)
         middle = decoder.mid_block
-        self.middle = [Resnet(block, place=None) for block in middle.resnets]
+        self.middle = [Resnet(block) for block in middle.resnets]
         self.attentions = [None if one is None else _Attention(one) for one in middle.attentions]
         self.up = [
             (
-                [Resnet(one, place=None) for one in block.resnets],
+                [Resnet(one) for one in block.resnets],
                 None if block.upsamplers is None else Upsample(block.upsamplers[0]),
             )
             for block in decoder.up_blocks

@@ -8,7 +8,13 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from latentdiff.errors import UserError
+
 P = TypeVar("P")
+ONLY_PLAIN = (
+    "is for U-Nets of Stable Diffusion's blocks, without hooks, adapters or attention processors; "
+    "this one is another"
+)
 
 
 class Ready(Generic[P]):
@@ -20,9 +26,16 @@ class Ready(Generic[P]):
     """
 
     def __init__(
-        self, network: Any, fits: Callable[[Any], bool], prepare: Callable[[Any], P]
+        self,
+        network: Any,
+        fits: Callable[[Any], bool],
+        prepare: Callable[[Any], P],
+        *,
+        wanted_for: str = "",
     ) -> None:
-        """fits: whether `prepare` can be trusted with the network."""
+        """fits: whether `prepare` can be trusted with the network. wanted_for: what was asked for
+        and only the form can do; without it, the network answers where it does not fit."""
+        self.wanted_for = wanted_for
         self.network = network
         self._fits, self._prepare = fits, prepare
         self._form: P | None = None
@@ -34,6 +47,8 @@ class Ready(Generic[P]):
     def look(self) -> None:
         """See whether hooks, adapters, processors or other tensors were put into the network."""
         self._fit = self._fits(self.network)
+        if self.wanted_for and not self._fit:
+            raise UserError(f"{self.wanted_for} {ONLY_PLAIN}")
         if self._form is not None and self._replaced():
             self._form = None
 

@@ -9,6 +9,7 @@ without a copy into a transformer block or out of it.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,10 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentdiff.models.prepared.blocks import Resnet, Told, Transformer, Upsample, repeated
+from latentdiff.models.prepared.deep_cache import DeepCache
 from latentdiff.models.prepared.layers import Conv, Norm
 
 CONTEXTS, TIMES = 4, 1024
 """How many contexts, and timesteps, are remembered."""
+Down = tuple[list[Resnet], list[Transformer], Conv | None]
+Up = tuple[list[Resnet], list[Transformer], Upsample | None]
+Times = Sequence[Tensor]
 
 
 class PreparedUnet:
@@ -29,7 +34,7 @@ class PreparedUnet:
         """unet: one that `fits.unet_fits`."""
         self.unet = unet
         self._projections: list[nn.Linear] = []
-        self._columns = 0
+        self._biases: list[Tensor] = []
         self._crossings: list[Transformer] = []
         self.enter = Conv(unet.conv_in)
         self.down = [self._down(block) for block in unet.down_blocks]
@@ -38,7 +43,8 @@ class PreparedUnet:
         self.norm = None if unet.conv_norm_out is None else Norm(unet.conv_norm_out, silu=True)
         self.leave = Conv(unet.conv_out)
         self._weight = torch.cat([one.weight.detach() for one in self._projections])
-        self._bias = torch.cat([one.bias.detach() for one in self._projections])
+        self._bias = torch.cat(self._biases)
+        self._widths = [len(bias) for bias in self._biases]
         self._told: OrderedDict[int, tuple[Tensor, int, Tensor | None, Told, Tensor | None]]
         self._told = OrderedDict()
         self._times: dict[float, Tensor] = {}
@@ -46,57 +52,100 @@ class PreparedUnet:
 
     @torch.no_grad()
     def __call__(
-        self, x: Tensor, t: float, context: Tensor, context_mask: Tensor | None = None
+        self,
+        x: Tensor,
+        t: float,
+        context: Tensor,
+        context_mask: Tensor | None = None,
+        *,
+        deep: DeepCache | None = None,
     ) -> Tensor:
         """Prediction (kB, C, h, w) for x (B, C, h, w) and a context (kB, L, D).
 
-        Row j of the context belongs to row j mod B of x. context_mask: (kB, L) bool.
+        Row j of the context belongs to row j mod B of x. context_mask: (kB, L) bool. deep: what is
+        kept from one step of a walk to the next.
         """
         told, pooled = self._tell(context, context_mask)
-        rows = len(context)
         time = self._time(t) if pooled is None else self._projected(self._embedding(t) + pooled)
+        return self.walk(x, time, told, deep)
+
+    def walk(self, x: Tensor, time: Tensor, told: Told, deep: DeepCache | None = None) -> Tensor:
+        """The network itself, with what is told and projected: (B, C, h, w) → (kB, C, h, w)."""
+        rows, times = len(told.context), time.split(self._widths, dim=1)
         hidden = self.enter(x.contiguous(memory_format=torch.channels_last))
         if len(time) > 1:
             hidden = repeated(hidden, rows)
         skips = [hidden]
-        for resnets, crossings, sampler in self.down:
-            for k, resnet in enumerate(resnets):
-                hidden = resnet(hidden, time)
-                if crossings:
-                    hidden = crossings[k](hidden, told)
-                skips.append(hidden)
-            if sampler is not None:
-                hidden = sampler(hidden)
-                skips.append(hidden)
-        if self.middle is not None:
-            first, *resnets = self.middle[0]
-            hidden = first(hidden, time)
-            for crossing, resnet in zip(self.middle[1], resnets, strict=True):
-                hidden = resnet(crossing(hidden, told), time)
-        for resnets, crossings, upsample in self.up:
-            for k, resnet in enumerate(resnets):
-                skip = repeated(skips.pop(), len(hidden))
-                hidden = resnet(torch.cat([hidden, skip], dim=1), time)
-                if crossings:
-                    hidden = crossings[k](hidden, told)
-            if upsample is not None:
-                height, width = skips[-1].shape[-2:]
-                hidden = upsample(hidden, (height, width))
+        hidden = self._descend(self.down[0], hidden, skips, times, told)
+        kept = None if deep is None else deep.due(hidden.shape, rows)
+        if kept is None:
+            shape = hidden.shape
+            kept = self._below(hidden, skips, times, told)
+            if deep is not None:
+                deep.keep(kept, shape, rows)
+        hidden = self._ascend(self.up[-1], kept, skips, times, told)
         hidden = self.leave(hidden if self.norm is None else self.norm(hidden))
         return repeated(hidden, rows)
+
+    @property
+    def watched(self) -> bool:
+        """Whether someone looks at the cross-attention (`models.attention`)."""
+        layers = (layer for crossing in self._crossings for layer in crossing.layers)
+        return any(layer.context.layer._forward_pre_hooks for layer in layers)
+
+    def _below(self, hidden: Tensor, skips: list[Tensor], times: Times, told: Told) -> Tensor:
+        """From the first level's end down, through the middle, and up to the last level."""
+        hidden = self._sampled(self.down[0], hidden, skips)
+        for level in self.down[1:]:
+            hidden = self._descend(level, hidden, skips, times, told)
+            hidden = self._sampled(level, hidden, skips)
+        if self.middle is not None:
+            first, *resnets = self.middle[0]
+            hidden = first(hidden, times)
+            for crossing, resnet in zip(self.middle[1], resnets, strict=True):
+                hidden = resnet(crossing(hidden, told), times)
+        for above in self.up[:-1]:
+            hidden = self._ascend(above, hidden, skips, times, told)
+        return hidden
+
+    def _descend(
+        self, level: Down, hidden: Tensor, skips: list[Tensor], times: Times, told: Told
+    ) -> Tensor:
+        for k, resnet in enumerate(level[0]):
+            hidden = resnet(hidden, times)
+            if level[1]:
+                hidden = level[1][k](hidden, told)
+            skips.append(hidden)
+        return hidden
+
+    def _sampled(self, level: Down, hidden: Tensor, skips: list[Tensor]) -> Tensor:
+        if level[2] is not None:
+            hidden = level[2](hidden)
+            skips.append(hidden)
+        return hidden
+
+    def _ascend(
+        self, level: Up, hidden: Tensor, skips: list[Tensor], times: Times, told: Told
+    ) -> Tensor:
+        for k, resnet in enumerate(level[0]):
+            skip = repeated(skips.pop(), len(hidden))
+            hidden = resnet(torch.cat([hidden, skip], dim=1), times)
+            if level[1]:
+                hidden = level[1][k](hidden, told)
+        if level[2] is not None:
+            height, width = skips[-1].shape[-2:]
+            hidden = level[2](hidden, (height, width))
+        return hidden
 
     # Building
 
     def _resnets(self, block: Any) -> list[Resnet]:
         found = []
         for one in block.resnets:
-            place = None
-            if one.time_emb_proj is not None:
-                width = one.time_emb_proj.out_features
-                place = slice(self._columns, self._columns + width)
-                self._columns += width
-                self._projections.append(one.time_emb_proj)
-            found.append(Resnet(one, place=place))
+            resnet = Resnet(one, len(self._projections))
+            found.append(resnet)
+            self._projections.append(one.time_emb_proj)
+            self._biases.append(resnet.projection_bias(one.time_emb_proj.bias.detach()))
         return found
 
     def _transformers(self, block: Any) -> list[Transformer]:
@@ -107,14 +156,14 @@ class PreparedUnet:
             self._crossings.append(found[-1])
         return found
 
-    def _down(self, block: Any) -> tuple[list[Resnet], list[Transformer], Conv | None]:
+    def _down(self, block: Any) -> Down:
         sampler = None if block.downsamplers is None else Conv(block.downsamplers[0].conv)
         return self._resnets(block), self._transformers(block), sampler
 
     def _middle(self, block: Any) -> tuple[list[Resnet], list[Transformer]]:
         return self._resnets(block), self._transformers(block)
 
-    def _up(self, block: Any) -> tuple[list[Resnet], list[Transformer], Upsample | None]:
+    def _up(self, block: Any) -> Up:
         upsample = None if block.upsamplers is None else Upsample(block.upsamplers[0])
         return self._resnets(block), self._transformers(block), upsample
 
@@ -129,8 +178,8 @@ class PreparedUnet:
         if known is not None and known[1] == context._version and known[2] is mask:
             self._told.move_to_end(id(context))
             return known[3], known[4]
-        pairs = [
-            layer.context.pair(context) for crossing in self._crossings for layer in crossing.layers
+        keys = [
+            layer.context.keys(context) for crossing in self._crossings for layer in crossing.layers
         ]
         bias = None
         if mask is not None:
@@ -138,7 +187,7 @@ class PreparedUnet:
         pooled = None
         if self.unet.config.addition_embed_type is not None:
             pooled = self.unet.add_embedding(context)
-        told = Told(context, pairs, bias)
+        told = Told(context, keys, bias)
         if lasting:
             self._told[id(context)] = (context, context._version, mask, told, pooled)
         while len(self._told) > CONTEXTS:
@@ -150,7 +199,8 @@ class PreparedUnet:
         if t not in self._embeddings:
             if len(self._embeddings) >= TIMES:
                 self._embeddings.clear()
-            told = torch.tensor([t], device=self._weight.device)
+            # Filled there: a number that is copied there is waited for.
+            told = torch.full((1,), t, device=self._weight.device)
             wave = self.unet.time_proj(told).to(self._weight.dtype)
             self._embeddings[t] = self.unet.time_embedding(wave)
         return self._embeddings[t]

@@ -1,0 +1,174 @@
+"""The prepared U-Net computed by OpenVINO on the CPU: `--backend openvino`, an optional extra.
+
+The walk through the blocks is traced once for each shape, compiled, and kept as a file beside the
+user's cache, under a name made of the weights, the shape, the versions and the processor's
+instructions. What is told (keys, values, projections of the timestep) stays torch's, so all that
+`PreparedUnet` spares is spared here too. OpenVINO fuses norms, activations and sums into the
+products around them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from latentdiff import devices
+from latentdiff.errors import UserError
+from latentdiff.files import atomic_path
+from latentdiff.models.prepared.blocks import Told
+from latentdiff.models.prepared.deep_cache import DeepCache
+from latentdiff.models.prepared.unet import PreparedUnet
+from latentdiff.models.weight_hashes import user_cache
+
+FORM = "1"
+"""Of the traced graph; another one makes the kept files anew."""
+
+
+def check_openvino(unet: Any) -> None:
+    """UserError, one line, where OpenVINO is not installed or the U-Net is not for it."""
+    try:
+        import openvino  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "the backend openvino needs its package: pip install 'latentdiff[openvino]'"
+        ) from None
+    weight = next(unet.parameters())
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise UserError(
+            f"the backend openvino computes in float32 on the CPU, and the U-Net is {kind} on "
+            f"{weight.device.type}; use --backend torch"
+        )
+
+
+class OpenVinoUnet(PreparedUnet):
+    """A `PreparedUnet` whose walk is OpenVINO's; pictures differ by at most a level of 255.
+
+    Whoever watches the cross-attention, and a walk that keeps deep features, get torch's.
+    """
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__(unet)
+        self._graphs: dict[tuple[tuple[int, ...], ...], _Graph] = {}
+        self._weights_hash = ""
+
+    def walk(self, x: Tensor, time: Tensor, told: Told, deep: DeepCache | None = None) -> Tensor:
+        """See `PreparedUnet.walk`."""
+        if deep is not None or self.watched:
+            return super().walk(x, time, told, deep)
+        shapes = tuple(tuple(one.shape) for one in (x, time, *told.tensors()))
+        if shapes not in self._graphs:
+            self._graphs[shapes] = self._graph(x, time, told)
+        return self._graphs[shapes](x, time, told)
+
+    def _graph(self, x: Tensor, time: Tensor, told: Told) -> _Graph:
+        import openvino
+
+        if not self._weights_hash:
+            self._weights_hash = weights_hash(self.unet)
+        threads = torch.get_num_threads()
+        shapes = [tuple(one.shape) for one in (x, time, *told.tensors())]
+        cpu = torch.device("cpu")
+        parts = (
+            *(FORM, version("latentdiff"), version("openvino"), version("torch")),
+            *(devices.processor_name(cpu), devices.instruction_set(cpu)),
+            *(self._weights_hash, shapes, threads),
+        )
+        place = cache_folder() / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.blob"
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        core = openvino.Core()
+        kept = _read(place)
+        if kept is not None:
+            with contextlib.suppress(RuntimeError):  # a file of another build: made anew
+                return _Graph(core.import_model(kept, "CPU", settings))
+        compiled = core.compile_model(self._traced(x, time, told), "CPU", settings)
+        with contextlib.suppress(OSError, UserError):  # no cache is no reason not to draw
+            _write(place, compiled.export_model().getvalue())
+        return _Graph(compiled)
+
+    def _traced(self, x: Tensor, time: Tensor, told: Told) -> Any:
+        """OpenVINO's model of the walk, for inputs of these shapes."""
+        import openvino
+
+        form = PreparedUnet(self.unet)  # whose weights are packed for nobody
+
+        class Walk(nn.Module):
+            def forward(self, x: Tensor, time: Tensor, *held: Tensor) -> Tensor:
+                return form.walk(x, time, told.of(held))
+
+        given = (x, time, *told.tensors())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the tracer, about shapes that are fixed here
+            model = openvino.convert_model(Walk().eval(), example_input=given)
+        for place, value in zip(model.inputs, given, strict=True):
+            place.get_node().set_partial_shape(openvino.PartialShape(list(value.shape)))
+        model.validate_nodes_and_infer_types()
+        return model
+
+
+class _Graph:
+    """A compiled walk."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self._told: Told | None = None
+        self._shown: list[Any] = []
+
+    def __call__(self, x: Tensor, time: Tensor, told: Told) -> Tensor:
+        if told is not self._told:
+            self._shown = [self._show(2 + k, one) for k, one in enumerate(told.tensors())]
+            self._told = told
+        shown = [self._show(k, one) for k, one in enumerate((x, time))]
+        self._request.infer()
+        del shown
+        return torch.from_numpy(self._request.get_output_tensor(0).data.copy())
+
+    def _show(self, place: int, value: Tensor) -> Any:
+        """Hand an input over without a copy; what is returned must live as long as it is used."""
+        import openvino
+
+        array = value.contiguous().numpy()
+        tensor = openvino.Tensor(array, shared_memory=True)
+        self._request.set_input_tensor(place, tensor)
+        return array, tensor
+
+
+def weights_hash(unet: nn.Module) -> str:
+    """SHA-256 over the names, shapes and bytes of all weights as they are now, and the config."""
+    config: Any = unet.config
+    digest = hashlib.sha256(repr(sorted(dict(config).items())).encode())
+    for name, value in unet.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _read(place: Path) -> bytes | None:
+    """What `_write` put there; None for what is not whole. OpenVINO believes whatever it reads."""
+    with contextlib.suppress(OSError):
+        held = place.read_bytes()
+        if hashlib.sha256(held[32:]).digest() == held[:32]:
+            return held[32:]
+    return None
+
+
+def _write(place: Path, graph: bytes) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(place) as file:
+        file.write_bytes(hashlib.sha256(graph).digest() + graph)
+
+
+def cache_folder() -> Path:
+    """Where compiled networks are kept."""
+    return user_cache() / "openvino"
