@@ -136,6 +136,7 @@ def _bounds(limits: Limits) -> dict[str, dict[str, Any]]:
         "guidance_rescale": {"ge": 0, "le": 1} | FINITE,
         "guidance_start": {"ge": 0, "le": 1} | FINITE,
         "guidance_end": {"ge": 0, "le": 1} | FINITE,
+        "deep_cache_interval": {"ge": 1, "le": 100},
         "eta": {"ge": 0, "le": 1} | FINITE,
         "clip_skip": {"ge": 0, "le": 24},
         "decode_tile": {"ge": 64, "le": 8192},

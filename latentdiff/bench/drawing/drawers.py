@@ -51,6 +51,7 @@ def ours(
     work: Mapping[str, Any],
     dtype: str = "float32",
     device: str = "cpu",
+    backend: Any = "torch",
     **fields: Any,
 ) -> Draw:
     """`TextToImagePipeline`; fields: further ones of the call, for approximate methods."""
@@ -60,7 +61,7 @@ def ours(
 
     asked = Work(**work)
     pipeline = TextToImagePipeline.from_pretrained(
-        asked.model, dtype=getattr(torch, dtype), device=device
+        asked.model, dtype=getattr(torch, dtype), device=device, backend=backend
     )
 
     def draw(number: int) -> Mapping[str, Any]:

@@ -50,8 +50,21 @@ PEERS: dict[str, Drawer] = {
     ),
     "onnxruntime": Drawer(name="ONNX Runtime", maker=f"{HOME}.exported:onnxruntime"),
     "openvino": Drawer(name="OpenVINO", maker=f"{HOME}.exported:openvino"),
+    "stable-diffusion-cpp": Drawer(
+        name="stable-diffusion.cpp", maker=f"{HOME}.ggml:stable_diffusion_cpp"
+    ),
 }
 """Besides diffusers as a user calls it, by the names of the command line."""
+
+
+BACKENDS: dict[str, Drawer] = {
+    "openvino": Drawer(
+        name="latentdiff, by OpenVINO",
+        maker=f"{HOME}.drawers:ours",
+        settings=(("backend", "openvino"),),
+    ),
+}
+"""This project with its U-Net computed by another, by the names of the command line."""
 
 
 def on(device: str) -> tuple[Drawer, ...]:
@@ -76,6 +89,15 @@ ROUGH: dict[str, Drawer] = {
         exact=False,
         settings=(("guidance_start", 0.2), ("guidance_end", 0.8)),
     ),
+    **{
+        f"deepcache{interval}": Drawer(
+            name=f"latentdiff, deep cache {interval}",
+            maker=f"{HOME}.drawers:ours",
+            exact=False,
+            settings=(("deep_cache_interval", interval),),
+        )
+        for interval in (2, 3, 5)
+    },
 }
 """Approximate methods, by the names of the command line."""
 

@@ -28,12 +28,17 @@ class Options:
     """Pixels of a side, one race each; by default the model's own size."""
     batches: tuple[int, ...] = (1,)
     """Pictures drawn at once, one race each."""
-    peers: tuple[Literal["tuned", "onnxruntime", "openvino"], ...] = ()
+    backends: tuple[Literal["openvino"], ...] = ()
+    """This project's other backends, in rows of their own."""
+    peers: tuple[Literal["tuned", "onnxruntime", "openvino", "stable-diffusion-cpp"], ...] = ()
     """Besides diffusers as a user calls it: tuned (channels last, fused projections, compiled; it
-    takes minutes to start), ONNX Runtime, OpenVINO. They must be installed."""
-    rough: tuple[Literal["bfloat16", "interval"], ...] = ()
+    takes minutes to start), ONNX Runtime, OpenVINO, and stable-diffusion.cpp, which takes no other
+    shapes than Stable Diffusion's own. They must be installed."""
+    rough: tuple[
+        Literal["bfloat16", "interval", "deepcache2", "deepcache3", "deepcache5"], ...
+    ] = ()
     """Approximate methods of ours, in rows of their own: bfloat16 networks, guidance in the middle
-    of the walk alone."""
+    of the walk alone, deep features kept for one, two or four of the steps."""
     race: RaceOptions = field(default_factory=RaceOptions)
 
 
@@ -48,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
     drawers = [
         generation.OURS,
+        *(generation.BACKENDS[name] for name in options.backends),
         generation.DIFFUSERS,
         *(generation.PEERS[name] for name in options.peers),
         *(generation.ROUGH[name] for name in options.rough),

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from latentdiff.models.prepared.layers import Conv, Linear, Norm, TokenNorm, picture, tokens
 
-ABSORBED_ROWS = 4
-"""Most rows of a context whose matrices are absorbed; see `CrossAttention.absorbs`."""
+ABSORBED_ROWS = 64
+"""Most rows of a context whose matrices are absorbed: each row has its own."""
 LEAST_CELLS = 256
 """Below so many cells a doubling's convolution reads its weights longer than it multiplies."""
 
@@ -125,8 +125,8 @@ class CrossAttention:
         self.factor = float(layer.rescale_output_factor)
 
     def absorbs(self, context: Tensor) -> bool:
-        """Whether a context (B, L, D) is short enough for the products to be fewer, and has so few
-        rows that matrices of each row's own are not read for longer than they are used."""
+        """Whether a context (B, L, D) is short enough for the products to be fewer, and its rows'
+        own matrices few enough to be kept."""
         rows, length = context.shape[:2]
         width = self.query.weight.shape[1]
         plain = self.query.bias is None and self.factor == 1.0
