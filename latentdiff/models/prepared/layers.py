@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 SPARE_BYTES = 2**30
-FEW_CELLS = 64
-"""Most cells (B·H·W) over which a convolution is one product."""
+FEW_CELLS = 16
+"""Most cells (H·W) of a sample over which a convolution is one product; whatever the batch, so that
+a picture does not depend on it."""
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -117,9 +118,10 @@ class Conv:
 
     def _as_product(self, x: Tensor) -> int:
         """How many cells a product of them has; 0 for a convolution."""
-        cells = x.shape[0] * x.shape[2] * x.shape[3]
+        cells = x.shape[2] * x.shape[3]
         usual = self.weight.shape[2:] == (3, 3) and self.stride == self.padding == [1, 1]
-        return cells if usual and cells <= FEW_CELLS and x.dtype == torch.float32 else 0
+        few = usual and cells <= FEW_CELLS and x.dtype == torch.float32
+        return x.shape[0] * cells if few else 0
 
     def _flat(self) -> Tensor:
         flat = self.weight.permute(0, 2, 3, 1).flatten(1).contiguous()
