@@ -86,6 +86,7 @@ class OpenVinoUnet(PreparedUnet):
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # a pinned thread waits for whoever has its core
         }
         core = openvino.Core()
         kept = _read(place)
