@@ -1,5 +1,6 @@
 """What `bench generate` says of pictures: by how much they differ, and the floor below all."""
 
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from latentdiff.bench.drawing.work import work_of
 from latentdiff.bench.race import Outcome
 from latentdiff.bench.report import Race
 from latentdiff.bench.runners import Turn
+from latentdiff.cli.bench import bench_generate
 from latentdiff.errors import UserError
 
 
@@ -60,3 +62,14 @@ def test_the_work_is_the_models_own_where_nothing_is_named() -> None:
     assert Path(found.model).is_dir()
     with pytest.raises(UserError, match="at least 1"):
         work_of("snowglobe", "a cat", None, None, 0)
+
+
+def test_the_command_line_offers_every_peer_backend_and_approximate_method() -> None:
+    hints = typing.get_type_hints(bench_generate.Options)
+    for option, drawers in (
+        ("peers", generation.PEERS),
+        ("backends", generation.BACKENDS),
+        ("rough", generation.ROUGH),
+    ):
+        (names, _) = typing.get_args(hints[option])
+        assert set(typing.get_args(names)) == set(drawers), option
