@@ -15,6 +15,7 @@ import torch
 from latentdiff.errors import UserError
 from latentdiff.models.denoiser import Denoiser, ready_unet
 from latentdiff.models.prepared import openvino_unet
+from latentdiff.models.prepared.deep_cache import DeepCache
 from latentdiff.models.prepared.openvino_unet import OpenVinoUnet, weights_hash
 from latentdiff.models.prepared.unet import PreparedUnet
 from latentdiff.pipelines import TextToImagePipeline
@@ -68,6 +69,23 @@ def test_a_kept_graph_that_is_not_whole_is_not_read(cache: Path) -> None:
     assert openvino_unet._read(place) == b"a graph"
     place.write_bytes(place.read_bytes()[:-1])
     assert openvino_unet._read(place) is None
+
+
+@installed
+@pytest.mark.slow
+@torch.no_grad()
+def test_openvino_keeps_deep_features_as_torch_does() -> None:
+    bundle = tiny.stable_diffusion_1()  # whose outer levels have cross-attention
+    ours, theirs = PreparedUnet(bundle.unet), OpenVinoUnet(bundle.unet)
+    caches = DeepCache(2), DeepCache(2)
+    x, context = drawn(bundle, 1)
+    for t in (500.0, 400.0, 300.0):
+        expected, found = (
+            form(x, t, context, deep=deep)
+            for form, deep in zip((ours, theirs), caches, strict=True)
+        )
+        torch.testing.assert_close(found, expected, rtol=0, atol=5e-5 * float(expected.abs().max()))
+    assert {kind for kind, _ in theirs._graphs} == {"keeping", "outer"}
 
 
 @installed

@@ -98,6 +98,12 @@ ROUGH: dict[str, Drawer] = {
         )
         for interval in (2, 3, 5)
     },
+    "openvino-deepcache2": Drawer(
+        name="latentdiff, by OpenVINO, deep cache 2",
+        maker=f"{HOME}.drawers:ours",
+        exact=False,
+        settings=(("backend", "openvino"), ("deep_cache_interval", 2)),
+    ),
 }
 """Approximate methods, by the names of the command line."""
 

@@ -30,16 +30,21 @@ class Told:
     keys: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
 
-    def tensors(self) -> list[Tensor]:
-        """All that the layers read, one after another."""
-        flat = [part for pair in self.keys for part in pair]
-        return flat if self.mask is None else [*flat, self.mask]
+    def tensors(self, numbers: Sequence[int] | None = None) -> list[Tensor]:
+        """All that the layers read, or those of these numbers, one after another."""
+        asked = range(len(self.keys)) if numbers is None else numbers
+        flat = [part for k in asked for part in self.keys[k]]
+        return flat if self.mask is None or not flat else [*flat, self.mask]
 
-    def of(self, tensors: Sequence[Tensor]) -> Told:
-        """The same with other `tensors` in the places of its own."""
-        count = len(self.keys)
-        keys = [(tensors[2 * k], tensors[2 * k + 1]) for k in range(count)]
-        return Told(self.context, keys, None if self.mask is None else tensors[2 * count])
+    def of(self, tensors: Sequence[Tensor], numbers: Sequence[int] | None = None) -> Told:
+        """The same with other `tensors` in the places of those."""
+        asked = range(len(self.keys)) if numbers is None else numbers
+        keys, mask = list(self.keys), self.mask
+        for place, k in enumerate(asked):
+            keys[k] = (tensors[2 * place], tensors[2 * place + 1])
+        if mask is not None and len(tensors) > 2 * len(asked):
+            mask = tensors[-1]
+        return Told(self.context, keys, mask)
 
 
 class Resnet:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,10 @@ from latentdiff.models.prepared.deep_cache import DeepCache
 from latentdiff.models.prepared.unet import PreparedUnet
 from latentdiff.models.weight_hashes import user_cache
 
-FORM = "1"
+Kind = Literal["plain", "keeping", "outer"]
+"""A walk; one that also gives the features that its last level is handed from below; one that is
+handed them."""
+FORM = "2"
 """Of the traced graph; another one makes the kept files anew."""
 
 
@@ -51,35 +55,56 @@ def check_openvino(unet: Any) -> None:
 class OpenVinoUnet(PreparedUnet):
     """A `PreparedUnet` whose walk is OpenVINO's; pictures differ by at most a level of 255.
 
-    Whoever watches the cross-attention, and a walk that keeps deep features, get torch's.
+    Whoever watches the cross-attention gets torch's.
     """
 
     def __init__(self, unet: Any) -> None:
         super().__init__(unet)
-        self._graphs: dict[tuple[tuple[int, ...], ...], _Graph] = {}
+        self._graphs: dict[tuple[str, tuple[tuple[int, ...], ...]], _Graph] = {}
         self._weights_hash = ""
 
     def walk(self, x: Tensor, time: Tensor, told: Told, deep: DeepCache | None = None) -> Tensor:
         """See `PreparedUnet.walk`."""
-        if deep is not None or self.watched:
+        if self.watched:
             return super().walk(x, time, told, deep)
-        shapes = tuple(tuple(one.shape) for one in (x, time, *told.tensors()))
-        if shapes not in self._graphs:
-            self._graphs[shapes] = self._graph(x, time, told)
-        return self._graphs[shapes](x, time, told)
+        if deep is None:
+            return self._run("plain", [x, time], told)[0]
+        rows = len(told.context)
+        kept = deep.due(x.shape, rows)
+        if kept is not None:
+            return self._run("outer", [x, time, kept], told)[0]
+        found, features = self._run("keeping", [x, time], told)
+        deep.keep(features, x.shape, rows)
+        return found
 
-    def _graph(self, x: Tensor, time: Tensor, told: Told) -> _Graph:
+    def _run(self, kind: Kind, changing: list[Tensor], told: Told) -> list[Tensor]:
+        numbers = self._numbers(kind)
+        held = told.tensors(numbers)
+        shapes = tuple(tuple(one.shape) for one in (*changing, *held))
+        graph = self._graphs.get((kind, shapes))
+        if graph is None:
+            graph = self._graphs[kind, shapes] = self._graph(kind, changing, told)
+        return graph(changing, held, told)
+
+    def _numbers(self, kind: Kind) -> range | list[int]:
+        """Which of the cross-attention layers a walk of this kind asks."""
+        if kind != "outer":
+            return range(sum(len(crossing.layers) for crossing in self._crossings))
+        outer = (*self.down[0][1], *self.up[-1][1])
+        return [one.first + k for one in outer for k in range(len(one.layers))]
+
+    def _graph(self, kind: Kind, changing: list[Tensor], told: Told) -> _Graph:
         import openvino
 
         if not self._weights_hash:
             self._weights_hash = weights_hash(self.unet)
         threads = torch.get_num_threads()
-        shapes = [tuple(one.shape) for one in (x, time, *told.tensors())]
+        held = told.tensors(self._numbers(kind))
         cpu = torch.device("cpu")
         parts = (
             *(FORM, version("latentdiff"), version("openvino"), version("torch")),
             *(devices.processor_name(cpu), devices.instruction_set(cpu)),
-            *(self._weights_hash, shapes, threads),
+            *(self._weights_hash, kind, [tuple(one.shape) for one in (*changing, *held)], threads),
         )
         place = cache_folder() / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.blob"
         settings = {
@@ -93,22 +118,29 @@ class OpenVinoUnet(PreparedUnet):
         if kept is not None:
             with contextlib.suppress(RuntimeError):  # a file of another build: made anew
                 return _Graph(core.import_model(kept, "CPU", settings))
-        compiled = core.compile_model(self._traced(x, time, told), "CPU", settings)
+        compiled = core.compile_model(self._traced(kind, changing, told), "CPU", settings)
         with contextlib.suppress(OSError, UserError):  # no cache is no reason not to draw
             _write(place, compiled.export_model().getvalue())
         return _Graph(compiled)
 
-    def _traced(self, x: Tensor, time: Tensor, told: Told) -> Any:
+    def _traced(self, kind: Kind, changing: list[Tensor], told: Told) -> Any:
         """OpenVINO's model of the walk, for inputs of these shapes."""
         import openvino
 
         form = PreparedUnet(self.unet)  # whose weights are packed for nobody
+        count, numbers = len(changing), self._numbers(kind)
 
         class Walk(nn.Module):
-            def forward(self, x: Tensor, time: Tensor, *held: Tensor) -> Tensor:
-                return form.walk(x, time, told.of(held))
+            def forward(self, *given: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+                (x, time, *kept), held = given[:count], given[count:]
+                deep = None if kind == "plain" else _Hand(kept[0] if kept else None)
+                found = form.walk(x, time, told.of(held, numbers), deep)
+                if kind != "keeping":
+                    return found
+                assert deep is not None and deep.features is not None
+                return found, deep.features
 
-        given = (x, time, *told.tensors())
+        given = (*changing, *told.tensors(numbers))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the tracer, about shapes that are fixed here
             model = openvino.convert_model(Walk().eval(), example_input=given)
@@ -118,22 +150,44 @@ class OpenVinoUnet(PreparedUnet):
         return model
 
 
+class _Hand(DeepCache):
+    """Hands given features over, or takes those that are computed: for a trace of either walk."""
+
+    def __init__(self, features: Tensor | None) -> None:
+        super().__init__(1)
+        self.features = features
+
+    def due(self, shape: Sequence[int], rows: int) -> Tensor | None:
+        """What was given."""
+        return self.features
+
+    def keep(self, features: Tensor, shape: Sequence[int], rows: int) -> None:
+        """Take it."""
+        self.features = features
+
+
 class _Graph:
     """A compiled walk."""
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
+        self._outputs = len(compiled.outputs)
         self._told: Told | None = None
         self._shown: list[Any] = []
 
-    def __call__(self, x: Tensor, time: Tensor, told: Told) -> Tensor:
+    def __call__(
+        self, changing: Sequence[Tensor], held: Sequence[Tensor], told: Told
+    ) -> list[Tensor]:
+        """The outputs. changing: inputs of every step; held: those that are told's."""
         if told is not self._told:
-            self._shown = [self._show(2 + k, one) for k, one in enumerate(told.tensors())]
+            first = len(changing)
+            self._shown = [self._show(first + k, one) for k, one in enumerate(held)]
             self._told = told
-        shown = [self._show(k, one) for k, one in enumerate((x, time))]
+        shown = [self._show(k, one) for k, one in enumerate(changing)]
         self._request.infer()
         del shown
-        return torch.from_numpy(self._request.get_output_tensor(0).data.copy())
+        outputs = (self._request.get_output_tensor(k) for k in range(self._outputs))
+        return [torch.from_numpy(one.data.copy()) for one in outputs]
 
     def _show(self, place: int, value: Tensor) -> Any:
         """Hand an input over without a copy; what is returned must live as long as it is used."""
