@@ -48,7 +48,7 @@ def check_openvino(unet: Any) -> None:
         kind = str(weight.dtype).removeprefix("torch.")
         raise UserError(
             f"the backend openvino computes in float32 on the CPU, and the U-Net is {kind} on "
-            f"{weight.device.type}; use --backend torch"
+            f"{weight.device.type}; use --dtype float32 --device cpu, or --backend torch"
         )
 
 
