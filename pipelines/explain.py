@@ -158,7 +158,7 @@ def _words(
     pipeline: TextToImagePipeline, text: WeightedText, request: Request, part: int
 ) -> list[tuple[tuple[int, str, int], float, list[int]]]:
     """(part, word, how many of it came before), its weight, and its tokens' columns."""
-    tokenizer = pipeline.bundle.tokenizer
+    tokenizer = pipeline.bundle.light.tokenizer
     length = int(tokenizer.model_max_length)
     found: list[tuple[tuple[int, str, int], float, list[int]]] = []
     spelled, columns = "", []

@@ -111,7 +111,7 @@ def check_drawable(request: Request, parts: Parts) -> None:
     given = request.given or Given()
     if given.latents is not None:
         _check_latents(given.latents, parts.geometry.latent_shape(height, width))
-    embeds.check_embeds(request, int(parts.bundle.unet.config.cross_attention_dim))
+    embeds.check_embeds(request, int(parts.bundle.light.unet.config.cross_attention_dim))
 
 
 def _check_latents(latents: Tensor, shape: tuple[int, int, int]) -> None:
@@ -148,7 +148,7 @@ def plan(parts: Parts, batch: Batch, condition: Condition) -> Plan:
     # 2. Noise: x_T of unit variance, each picture's from its own seed.
     width, height = drawn_size(request, parts.geometry)
     shape = parts.geometry.latent_shape(height, width)
-    noise = SeededNoise(batch.seeds, shape, parts.bundle.unet.device)
+    noise = SeededNoise(batch.seeds, shape, parts.bundle.light.unet.device)
     unit = starting_noise(batch, noise)
 
     # 3. Legs: from x_T, or from a picture, to x_0, by the scheduler.

@@ -71,9 +71,9 @@ class TextToImagePipeline:
         """backend: who computes the U-Net's steps; "openvino" is an optional extra, for the CPU."""
         self.bundle = bundle
         self.backend = backend
-        self.autoencoder = Autoencoder(bundle.vae)
-        self.unet = ready_unet(bundle.unet, backend)
-        self.geometry = geometry.of_configs(bundle.vae.config, bundle.unet.config)
+        self.autoencoder = Autoencoder(bundle.part("vae"))
+        self.unet = ready_unet(bundle.part("unet"), backend)
+        self.geometry = geometry.of_configs(bundle.light.vae.config, bundle.light.unet.config)
         self.parts = Parts(bundle, self.autoencoder, self.geometry)
         self.loras = LoraStack(bundle)
 
@@ -199,7 +199,7 @@ class TextToImagePipeline:
         if prompt_embeds is not None or negative_prompt_embeds is not None:
             requests = embeds.given_embeds(requests, prompt_embeds, negative_prompt_embeds)
         requests = self.resolve(requests)
-        dropped = dropped_words(self.bundle.tokenizer, requests)
+        dropped = dropped_words(self.bundle.light.tokenizer, requests)
         warn_of(lost(dropped), stacklevel=2)
         pictures = tuple(self.draw(requests, batch_size=len(requests), on_step=on_step))
         return TextToImageResult(
@@ -345,7 +345,8 @@ class TextToImagePipeline:
             return prompting.condition(self.bundle, self.unet, batch)
         mask = None
         if given is not None:
-            context = given.to(self.bundle.unet.device, self.bundle.unet.dtype)
+            unet = self.bundle.light.unet
+            context = given.to(unet.device, unet.dtype)
         else:
             context, mask = prompting.fixed_context(self.bundle, batch)
         if other is not None:
@@ -366,7 +367,7 @@ class TextToImagePipeline:
         batch_size: how many were drawn at once.
         """
         # A parameter's own: diffusers' `unet.device` walks all modules, for each of 10,000 recipes.
-        weight = next(self.bundle.unet.parameters())
+        weight = next(self.bundle.light.unet.parameters())
         return Recipe(
             request=request,
             model=self._model_name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -51,11 +51,10 @@ def tokenize(
         return _chunked(tokenizer, texts, chunks)
     assert long == "truncate" and chunks is None, f"unknown way with long prompts: {long!r}"
     limit = int(tokenizer.model_max_length)
-    cut = tokenizer(
-        texts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
-    )
+    cut = torch.tensor([one.ids for one in _encodings(tokenizer, texts, limit=limit)])
+    cut = cut.reshape(len(texts), limit)
     # A row that ends in padding (the end mark twice) was not cut: only full ones are looked at.
-    full = cut["input_ids"][:, -2] != tokenizer.eos_token_id
+    full = cut[:, -2] != tokenizer.eos_token_id
     at_limit = [text for text, is_full in zip(texts, full.tolist(), strict=True) if is_full]
     lost = {
         text: words_from(text, encoded.starts[limit - 2])
@@ -63,7 +62,7 @@ def tokenize(
         if len(encoded.ids) > limit - 2
     }
     return TokenBatch(
-        cut["input_ids"], tuple(lost.get(text, ()) for text in texts), (1,) * len(texts)
+        cut, tuple(lost.get(text, ()) for text in texts), (1,) * len(texts)
     )
 
 
@@ -116,22 +115,36 @@ class Uncut:
 
 def uncut(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> list[Uncut]:
     """All tokens of each text, before any cut."""
-    if not texts:
-        return []
-    found = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        truncation=False,
-        verbose=False,
-        return_attention_mask=False,
-        return_offsets_mapping=True,
-    )
     return [
-        Uncut(ids, [a for a, _ in offsets], [b for _, b in offsets], found.word_ids(k))
-        for k, (ids, offsets) in enumerate(
-            zip(found["input_ids"], found["offset_mapping"], strict=True)
-        )
+        Uncut(one.ids, [a for a, _ in one.offsets], [b for _, b in one.offsets], one.word_ids)
+        for one in _encodings(tokenizer, texts, marks=False)
     ]
+
+
+def _encodings(
+    tokenizer: CLIPTokenizer, texts: Sequence[str], *, limit: int | None = None, marks: bool = True
+) -> list[Any]:
+    """The texts as the `tokenizers` library encodes them, for transformers' tokenizers and light
+    ones alike. limit: cut and padded to so many tokens. marks: begun and ended."""
+    backend = tokenizer.backend_tokenizer
+    if limit is None:
+        backend.no_truncation()
+        backend.no_padding()
+    else:
+        cut_and_pad(tokenizer, limit)
+    return list(backend.encode_batch(list(texts), add_special_tokens=marks))
+
+
+def cut_and_pad(tokenizer: CLIPTokenizer, limit: int) -> None:
+    """Let the tokenizer's backend give `limit` tokens of every text."""
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(limit, direction=tokenizer.truncation_side)
+    backend.enable_padding(
+        length=limit,
+        direction=tokenizer.padding_side,
+        pad_id=tokenizer.pad_token_id,
+        pad_token=tokenizer.pad_token,
+    )
 
 
 def words_from(text: str, start: int) -> tuple[str, ...]:
@@ -148,10 +161,7 @@ def count_tokens(tokenizer: CLIPTokenizer, prompt: str) -> int:
 
 def token_counts(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> list[int]:
     """`count_tokens` of many prompts in one call."""
-    if not prompts:
-        return []
-    found = tokenizer(list(prompts), truncation=False, verbose=False, return_attention_mask=False)
-    return [len(ids) for ids in found["input_ids"]]
+    return [len(one.ids) for one in _encodings(tokenizer, prompts)]
 
 
 def encode(

@@ -6,12 +6,13 @@ variance of the *raw* latent → latents (B, C, H/f, W/f) of about unit variance
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from latentdiff.models.geometry import latent_factor
+from latentdiff.models.light.part import Part, as_part
 from latentdiff.models.prepared.decoder import PreparedDecoder
 from latentdiff.models.prepared.fits import decoder_fits
 from latentdiff.models.prepared.ready import Ready
@@ -29,34 +30,46 @@ class Autoencoder:
     Works on whatever dtype and device the wrapped network has; keeps gradients when they are on.
     """
 
-    def __init__(self, vae: AutoencoderKL) -> None:
-        self.vae = vae
-        self._decoder = Ready(vae.decoder, decoder_fits, PreparedDecoder)
+    def __init__(self, vae: AutoencoderKL | Part[AutoencoderKL]) -> None:
+        self._part = as_part(vae)
+        self._decoder = Ready(self._part, decoder_fits, PreparedDecoder)
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """diffusers' own module."""
+        return self._part.own
 
     @property
     def factor(self) -> int:
         """Pixels a latent cell covers along one side (f)."""
-        return latent_factor(self.vae.config)
+        return latent_factor(self._light.config)
 
     @property
     def latent_channels(self) -> int:
         """C of a latent."""
-        return int(self.vae.config.latent_channels)
+        return int(self._light.config.latent_channels)
 
     @property
     def scaling_factor(self) -> float:
         """What raw latents are multiplied by."""
-        return float(self.vae.config.scaling_factor)
+        return float(self._light.config.scaling_factor)
 
     @property
     def dtype(self) -> torch.dtype:
         """What the network computes in."""
-        return self.vae.dtype
+        found: torch.dtype = self._light.dtype
+        return found
 
     @property
     def device(self) -> torch.device:
         """Where the network computes."""
-        return self.vae.device
+        found: torch.device = self._light.device
+        return found
+
+    @property
+    def _light(self) -> Any:
+        """The network in the form that it is in."""
+        return self._part.light
 
     def encode_moments(self, pixels: Tensor) -> Tensor:
         """Posterior moments (B, 2C, h, w) of pixels (B, 3, H, W) in [-1, 1].
@@ -82,11 +95,14 @@ class Autoencoder:
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels (B, 3, H, W), about [-1, 1] and not clamped, from scaled latents (B, C, h, w)."""
         raw = latents / self.scaling_factor
+        self._decoder.look()
+        prepared = self._decoder.form()
+        if prepared is not None:
+            return prepared(raw)
         if self.vae.post_quant_conv is not None:
             raw = self.vae.post_quant_conv(raw)
-        self._decoder.look()
-        decoder = self._decoder.form() or self.vae.decoder
-        return decoder(raw)
+        found: Tensor = self.vae.decoder(raw)
+        return found
 
 
 @torch.no_grad()

@@ -10,19 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from latentdiff.diffusion.prediction_types import Prediction
 from latentdiff.errors import UserError
-from latentdiff.files import publish_folder, write_json, write_text
+from latentdiff.files import publish_folder, write_json
 from latentdiff.files.json_file import read_json
 from latentdiff.models import model_folder as folders
+from latentdiff.models.light.part import Late, Part
 from latentdiff.models.networks import load_network, refuse_code, save_network
 from latentdiff.models.preview import STABLE_DIFFUSION_1, Preview
 from latentdiff.models.single_files.single_file import UNSAID, read_single_file
 from latentdiff.models.single_files.vae_file import load_vae
+from latentdiff.models.tokenizer_files import load_tokenizer, save_tokenizer, written_tokenizer
 from latentdiff.models.weight_hashes import FileHash, Hashes, sum_of
 from latentdiff.progress import stage
 from latentdiff.schedulers.scheduler_config import (
@@ -39,13 +41,21 @@ if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
-VOCABULARIES = ("tokenizer.json", "vocab.json")
-"""Files of a tokenizer that are all words: megabytes, in which nobody looks for code."""
+class LightParts(NamedTuple):
+    """A model's parts as drawing needs them: light forms, or own modules where those were made."""
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """A whole model.
+
+    Its parts are light until somebody reads `unet`, `vae`, `text_encoder` or `tokenizer`: then they
+    are diffusers' and transformers' own. What needs a part only to draw asks `light` for it.
 
     source: where it was loaded from (a folder), or "" for one made in memory. hashes: part ->
     SHA-256 of its weight file, as `sha256sum` prints it (of the list of the shards' sums if there
@@ -56,10 +66,10 @@ class Bundle:
     embeddings: file, sha256 and token of each learned word.
     """
 
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    unet: Late[UNet2DConditionModel] = Late()
+    vae: Late[AutoencoderKL] = Late()
+    text_encoder: Late[CLIPTextModel] = Late()
+    tokenizer: Late[CLIPTokenizer] = Late()
     scheduler_config: SchedulerConfig
     source: str = ""
     hashes: Mapping[str, str] = field(default_factory=dict)
@@ -73,31 +83,50 @@ class Bundle:
     def __post_init__(self) -> None:
         check_fit(self)
 
+    def part(self, name: str) -> Part[Any]:
+        """A part of the model by its field's name, in whichever form it is."""
+        found: Part[Any] = vars(self)[f"_{name}"]
+        return found
+
+    @property
+    def light(self) -> LightParts:
+        """The parts as drawing needs them."""
+        return LightParts(*(self.part(name).light for name in LightParts._fields))
+
+    def changed(self, **changes: Any) -> Bundle:
+        """`dataclasses.replace` that leaves light parts light."""
+        held = {name: self.part(name) for name in LightParts._fields}
+        names = [field.name for field in dataclasses.fields(self) if field.name not in held]
+        return Bundle(**{**held, **{name: getattr(self, name) for name in names}, **changes})
+
     @functools.cached_property
     def settings_sha256(self) -> dict[str, str]:
         """Part -> SHA-256 of its settings as they were read: what weights' hashes leave out, such
         as an activation, a noise schedule or a tokenizer's words."""
-        written: dict[str, Any] = {
-            part: getattr(self, part).config for part in ("unet", "vae", "text_encoder")
+        light = self.light
+        told = {
+            "unet": _canonical(light.unet.config),
+            "vae": _canonical(light.vae.config),
+            "text_encoder": _canonical(_told(light.text_encoder.config)),
+            "scheduler": _canonical(vars(self.scheduler_config)),
+            "tokenizer": written_tokenizer(light.tokenizer),
         }
-        written["text_encoder"] = written["text_encoder"].to_dict()
-        written["scheduler"] = vars(self.scheduler_config)
-        told = {part: _canonical(values) for part, values in written.items()}
-        told["tokenizer"] = self.tokenizer.backend_tokenizer.to_str()
         return {part: hashlib.sha256(text.encode()).hexdigest() for part, text in told.items()}
 
     @property
     def repaints(self) -> bool:
         """Whether the U-Net sees x_t, a mask and a picture's latents: an inpainting checkpoint."""
-        return int(self.unet.config.in_channels) != int(self.vae.config.latent_channels)
+        unet, vae = self.light.unet.config, self.light.vae.config
+        return int(unet.in_channels) != int(vae.latent_channels)
 
     @property
     def preview(self) -> Preview | None:
         """The latent-to-RGB matrix: the model's own, Stable Diffusion's for its kind, or none."""
-        channels = int(self.vae.config.latent_channels)
+        vae = self.light.vae.config
+        channels = int(vae.latent_channels)
         if "preview" in self.card:
             return Preview.from_json(self.card["preview"], channels)
-        same = channels == 4 and abs(float(self.vae.config.scaling_factor) - 0.18215) < 1e-4
+        same = channels == 4 and abs(float(vae.scaling_factor) - 0.18215) < 1e-4
         return STABLE_DIFFUSION_1 if same else None
 
 
@@ -127,8 +156,7 @@ def load(
         else:
             bundle = _load_folder(located.path, dtype, device, variant, vae)
     assert bundle.preview is None or bundle.preview.matrix
-    bundle = dataclasses.replace(
-        bundle,
+    bundle = bundle.changed(
         notes=(*located.notes, *bundle.notes),
         variant=variant or "",
         vae_source="" if vae is None else str(vae),
@@ -136,8 +164,7 @@ def load(
     )
     if prediction_type is None:
         return bundle
-    return dataclasses.replace(
-        bundle,
+    return bundle.changed(
         notes=tuple(note for note in bundle.notes if UNSAID not in note),
         scheduler_config=dataclasses.replace(
             bundle.scheduler_config, prediction_type=prediction_type
@@ -157,15 +184,18 @@ def _load_file(
         raise UserError(f"{path} has no variant {variant!r} of its weights; a file may have 'ema'")
     file = read_single_file(path, dtype, ema=variant == "ema", with_vae=vae is None)
     other = None if vae is None else load_vae(vae, dtype)
-    if file.vae is None and other is None:
+    vae_part = file.vae if other is None else other.part
+    if vae_part is None:
         raise UserError(f"{path} holds no autoencoder; give one by --vae FILE_OR_FOLDER")
+    for part in (file.unet, vae_part, file.text_encoder):
+        part.light.to(device)
     files: dict[str, tuple[FileHash, ...]] = dict.fromkeys(folders.NETWORKS, (file.file,))
     if other is not None:
         files["vae"] = other.files
     return Bundle(
-        unet=file.unet.to(device),
-        vae=(file.vae if other is None else other.module).to(device),
-        text_encoder=file.text_encoder.to(device),
+        unet=file.unet,
+        vae=vae_part,
+        text_encoder=file.text_encoder,
         tokenizer=file.tokenizer,
         scheduler_config=file.scheduler_config,
         source=str(path),
@@ -190,13 +220,15 @@ def _load_folder(
         else load_network(folder / part, part, dtype, variant)
         for part in folders.NETWORKS
     }
-    networks = {part: network.module.to(device) for part, network in read.items()}
+    networks = {part: network.part for part, network in read.items()}
+    for network in networks.values():
+        network.light.to(device)
     scheduler, changes = load_scheduler_config(folder, layout.scheduler_class)
     notes = [*layout.notes, *(note for network in read.values() for note in network.notes)]
     return Bundle(
         **networks,
         tokenizer=load_tokenizer(
-            folder / "tokenizer", int(networks["text_encoder"].config.max_position_embeddings)
+            folder / "tokenizer", int(networks["text_encoder"].light.config.max_position_embeddings)
         ),
         scheduler_config=scheduler,
         source=str(folder),
@@ -210,39 +242,17 @@ def _hashes(files: Mapping[str, tuple[FileHash, ...]]) -> Hashes:
     return Hashes({part: functools.partial(sum_of, several) for part, several in files.items()})
 
 
-def _with_size(unet: Any, vae: Any, folder: Path) -> tuple[str, ...]:
+def _with_size(unet: Part[Any], vae: Part[Any], folder: Path) -> tuple[str, ...]:
     """Give a U-Net whose config names no size the one that its autoencoder was made for."""
-    if unet.config.sample_size is not None:
+    if unet.light.config.sample_size is not None:
         return ()
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    own = vae.config.sample_size
+    factor = 2 ** (len(vae.light.config.block_out_channels) - 1)
+    own = vae.light.config.sample_size
     pixels = own if isinstance(own, int) and own >= 8 * factor else 64 * factor
-    unet.register_to_config(sample_size=pixels // factor)
+    unet.set_config(sample_size=pixels // factor)
     return (
         f"{folder / 'unet'} names no sample_size; pictures are {pixels} x {pixels} unless told",
     )
-
-
-def load_tokenizer(folder: Path, positions: int) -> CLIPTokenizer:
-    """The tokenizer of a model folder; positions: the text encoder's, its length limit if it names
-    none."""
-    from transformers import CLIPTokenizer
-
-    whole = (folder / "tokenizer.json").is_file()
-    pair = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    if not whole and not pair:
-        raise UserError(f"{folder} holds no tokenizer; expected vocab.json and merges.txt")
-    for file in folder.glob("*.json"):
-        if file.name not in VOCABULARIES:
-            refuse_code(read_json(file), file)
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder} holds no CLIP tokenizer that can be read ({reason})") from error
-    if tokenizer.model_max_length > 10**9:
-        tokenizer.model_max_length = positions
-    return tokenizer
 
 
 def load_scheduler_config(folder: Path, class_name: str) -> tuple[SchedulerConfig, tuple[str, ...]]:
@@ -273,7 +283,8 @@ def load_scheduler_config(folder: Path, class_name: str) -> tuple[SchedulerConfi
 
 def check_fit(bundle: Bundle) -> None:
     """UserError unless the parts fit together."""
-    unet, vae, text = bundle.unet.config, bundle.vae.config, bundle.text_encoder.config
+    light = bundle.light
+    unet, vae, text = light.unet.config, light.vae.config, light.text_encoder.config
     channels = int(vae.latent_channels)
     if unet.in_channels not in (channels, 2 * channels + 1) or unet.out_channels != channels:
         raise UserError(
@@ -286,14 +297,14 @@ def check_fit(bundle: Bundle) -> None:
             f"the U-Net attends to contexts {unet.cross_attention_dim} wide, "
             f"the text encoder gives {text.hidden_size}"
         )
-    if len(bundle.tokenizer) > text.vocab_size:
+    if len(light.tokenizer) > text.vocab_size:
         raise UserError(
-            f"the tokenizer has {len(bundle.tokenizer)} tokens, "
+            f"the tokenizer has {len(light.tokenizer)} tokens, "
             f"the text encoder knows {text.vocab_size}"
         )
-    if bundle.tokenizer.model_max_length > text.max_position_embeddings:
+    if light.tokenizer.model_max_length > text.max_position_embeddings:
         raise UserError(
-            f"the tokenizer allows {bundle.tokenizer.model_max_length} tokens, "
+            f"the tokenizer allows {light.tokenizer.model_max_length} tokens, "
             f"the text encoder {text.max_position_embeddings}"
         )
 
@@ -323,23 +334,14 @@ def save(
     return Path(folder)
 
 
-def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write a tokenizer in CLIP's old format (vocab.json, merges.txt) and in the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save_pretrained(str(folder))
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    write_text(folder / "vocab.json", json.dumps(model["vocab"], ensure_ascii=False) + "\n")
-    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *pairs]) + "\n")
-    special = {
-        f"{name}_token": getattr(tokenizer, f"{name}_token")
-        for name in ("bos", "eos", "unk", "pad")
-    }
-    write_json(folder / "special_tokens_map.json", special)
-
-
 _UNSAID = ("transformers_version", "dtype", "torch_dtype", "architectures", "vocab_size")
 """Of a text encoder's settings: what changes no picture, or is seen in the weights."""
+
+
+def _told(config: Any) -> Mapping[str, Any]:
+    """A text encoder's settings, its own module's or a light one's."""
+    told: Mapping[str, Any] = config if isinstance(config, Mapping) else config.to_dict()
+    return told
 
 
 def _canonical(settings: Mapping[str, Any]) -> str:

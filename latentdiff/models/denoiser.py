@@ -10,6 +10,7 @@ from torch import Tensor
 
 from latentdiff.devices import Backend
 from latentdiff.errors import UserError, unknown_name
+from latentdiff.models.light.part import Part, as_part
 from latentdiff.models.prepared.deep_cache import DeepCache
 from latentdiff.models.prepared.fits import unet_fits
 from latentdiff.models.prepared.graphed_unet import prepare_unet
@@ -23,19 +24,22 @@ if TYPE_CHECKING:
 ReadyUnet = Ready[PreparedUnet]
 
 
-def ready_unet(unet: UNet2DConditionModel, backend: Backend = "torch") -> ReadyUnet:
+def ready_unet(
+    unet: UNet2DConditionModel | Part[UNet2DConditionModel], backend: Backend = "torch"
+) -> ReadyUnet:
     """The U-Net with its prepared form, for any number of walks.
 
     backend: who computes it. UserError where OpenVINO is not installed or cannot.
     """
+    part = as_part(unet)
     if backend == "openvino":
         from latentdiff.models.prepared.openvino_unet import OpenVinoUnet, check_openvino
 
-        check_openvino(unet)
-        return Ready(unet, unet_fits, OpenVinoUnet, wanted_for="the backend openvino")
+        check_openvino(part.light)
+        return Ready(part, unet_fits, OpenVinoUnet, wanted_for="the backend openvino")
     if backend != "torch":
         raise unknown_name("backend", backend, get_args(Backend))
-    return Ready(unet, unet_fits, prepare_unet)
+    return Ready(part, unet_fits, prepare_unet)
 
 
 class Denoiser:
@@ -51,7 +55,7 @@ class Denoiser:
 
     def __init__(
         self,
-        unet: UNet2DConditionModel | ReadyUnet,
+        unet: UNet2DConditionModel | Part[UNet2DConditionModel] | ReadyUnet,
         prediction_type: str,
         context_mask: Tensor | None = None,
         *,
@@ -62,7 +66,6 @@ class Denoiser:
         over (`DeepCache`); approximate, and UserError where the prepared form does not serve."""
         self.ready = unet if isinstance(unet, Ready) else ready_unet(unet)
         self.ready.look()
-        self.unet = self.ready.network
         self.prediction_type = prediction_type
         self._cast: tuple[Tensor, Tensor] | None = None
         self._deep = DeepCache(deep_cache_interval) if deep_cache_interval > 1 else None
@@ -70,7 +73,7 @@ class Denoiser:
 
     def hide(self, context_mask: Tensor | None) -> None:
         """Take another mask, for contexts that change from step to step."""
-        self.context_mask = None if context_mask is None else context_mask.to(self.unet.device)
+        self.context_mask = None if context_mask is None else context_mask.to(self.device)
 
     def __call__(self, x_t: Tensor, t: Tensor | float, context: Tensor) -> Tensor:
         """Prediction (kB, C, h, w) for noisy latents x_t (B, C, h, w).
@@ -94,12 +97,12 @@ class Denoiser:
             count = context.shape[0] // x_t.shape[0]
             shown = shown if count == 1 else torch.cat([shown] * count)
             times = times.repeat(count) if times.ndim else times
-            prediction = predict(self.unet, shown, times, told, mask)
+            prediction = predict(self.ready.part.own, shown, times, told, mask)
         return prediction.to(x_t.dtype)
 
     def _form(self) -> PreparedUnet | None:
         """The prepared U-Net where it can do what is asked."""
-        pooled = self.unet.config.addition_embed_type is not None
+        pooled = self._unet.config.addition_embed_type is not None
         return None if pooled and self.context_mask is not None else self.ready.form()
 
     def _told(self, context: Tensor) -> Tensor:
@@ -113,12 +116,19 @@ class Denoiser:
     @property
     def dtype(self) -> torch.dtype:
         """What the U-Net computes in."""
-        return self.unet.dtype
+        found: torch.dtype = self._unet.dtype
+        return found
 
     @property
     def device(self) -> torch.device:
         """Where the U-Net computes."""
-        return self.unet.device
+        found: torch.device = self._unet.device
+        return found
+
+    @property
+    def _unet(self) -> Any:
+        """The U-Net in the form that it is in."""
+        return self.ready.part.light
 
 
 class WithChannels:

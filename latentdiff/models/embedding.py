@@ -135,4 +135,4 @@ def add_embedding(bundle: Bundle, embedding: Embedding) -> Bundle:
         "sha256": embedding.sha256,
         "token": embedding.token,
     }
-    return dataclasses.replace(bundle, tokenizer=tokenizer, embeddings=(*bundle.embeddings, told))
+    return bundle.changed(tokenizer=tokenizer, embeddings=(*bundle.embeddings, told))

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latentdiff.errors import UserError
 from latentdiff.files.json_file import read_json
-from latentdiff.models import bundle, model_folder
+from latentdiff.models import model_folder
 from latentdiff.models.geometry import Geometry, of_configs
 from latentdiff.models.single_files import single_file
-
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+from latentdiff.models.tokenizer_files import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelSettings:
-    """The sizes a model takes, and what counts its tokens."""
+    """The sizes a model takes, and what counts its tokens, as drawing needs it."""
 
     geometry: Geometry
-    tokenizer: CLIPTokenizer
+    tokenizer: Any
 
 
 def read_settings(name: str | Path) -> ModelSettings:
@@ -34,7 +32,7 @@ def read_settings(name: str | Path) -> ModelSettings:
         if path.is_file():
             configs, tokenizer = single_file.read_configs(path)
             return ModelSettings(
-                geometry=of_configs(configs["vae"], configs["unet"]), tokenizer=tokenizer
+                geometry=of_configs(configs["vae"], configs["unet"]), tokenizer=tokenizer.light
             )
         model_folder.read_layout(path)
         read: dict[str, Any] = {
@@ -43,7 +41,7 @@ def read_settings(name: str | Path) -> ModelSettings:
         positions = int(read["text_encoder"].get("max_position_embeddings", 77))
         return ModelSettings(
             geometry=of_configs(read["vae"], read["unet"]),
-            tokenizer=bundle.load_tokenizer(path / "tokenizer", positions),
+            tokenizer=load_tokenizer(path / "tokenizer", positions).light,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the settings of the model {name} lack {error}") from error

@@ -6,6 +6,8 @@ the sizes that the weights beside it have, so that an absurd one costs nothing.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -22,6 +24,9 @@ from latentdiff.files import write_json
 from latentdiff.files.json_file import read_json
 from latentdiff.models import model_folder as folders
 from latentdiff.models import weights
+from latentdiff.models.light import clip_text, unet, vae
+from latentdiff.models.light.layers import Light
+from latentdiff.models.light.part import Part
 from latentdiff.models.model_folder import TEXT_PREFIX
 from latentdiff.models.weight_hashes import FileHash
 
@@ -57,9 +62,14 @@ UNKNOWN_TO_CLIP = ("model_type", "architectures", "torch_dtype", "dtype", "trans
 class LoadedNetwork:
     """A network as read. files: of its weights. notes: what the user should know, a line each."""
 
-    module: Any
+    part: Part[Any]
     files: tuple[FileHash, ...]
     notes: tuple[str, ...]
+
+    @property
+    def module(self) -> Any:
+        """The library's own module."""
+        return self.part.own
 
 
 def load_network(
@@ -88,11 +98,11 @@ def load_network(
         notes = (*notes, _variant_note(folder, found, chosen, variant))
     files = tuple(FileHash(folder / name) for name in weights.shard_names(folder, chosen))
     check_sizes(config, weights.read_shapes(folder, chosen), str(where))
-    module = build_network(part, config, str(where))
-    state = today(part, weights.read_weights(folder, chosen), module)
-    weights.assign(module, state, str(folder / chosen.name), dtype)
-    module.eval().requires_grad_(False)
-    return LoadedNetwork(module, files, notes)
+    network = lay_out(part, config, str(where))
+    state = today(part, weights.read_weights(folder, chosen), network.light)
+    weights.assign(network.light, state, str(folder / chosen.name), dtype)
+    network.light.eval().requires_grad_(False)
+    return LoadedNetwork(network, files, notes)
 
 
 def _variant_note(
@@ -161,9 +171,54 @@ def refuse_code(config: Mapping[str, Any], where: Path) -> None:
         raise UserError(f"{where} asks to import code of its own, which is never done here")
 
 
+def lay_out(part: str, config: Mapping[str, Any], where: str) -> Part[Any]:
+    """A network without weights (on the meta device) from its config; UserError names `where`.
+
+    It has a light form where `models.light` knows its settings; others are the library's own at
+    once, which also says what is wrong with settings that make no network.
+    """
+    check_kind(part, config, where)
+    light = None
+    with contextlib.suppress(ValueError):  # groups that do not divide the channels
+        light = _LAYOUTS[part](config)
+    if light is None:
+        return Part(build_network(part, config, where))
+    return Part(light, functools.partial(_own, part, dict(config), where))
+
+
+def _own(part: str, config: Mapping[str, Any], where: str, light: Light) -> nn.Module:
+    """The library's own module over a light form's weights: the same tensors, not copies."""
+    changed = {key: light.config[key] for key in light.config if light.config[key] != config.get(key)}
+    module = build_network(part, config, where)
+    state = today(part, light.state_dict(keep_vars=True), module)
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
+
+
 def build_network(part: str, config: Mapping[str, Any], where: str) -> nn.Module:
-    """A network without weights (on the meta device) from its config; UserError names `where`."""
+    """The library's own module without weights, on the meta device; UserError names `where`."""
+    check_kind(part, config, where)
     return _BUILDERS[part](config, where)
+
+
+def check_kind(part: str, config: Mapping[str, Any], where: str) -> None:
+    """UserError for a network of a kind that Stable Diffusion 1.x and 2.x do not have."""
+    if part == "text_encoder":
+        kind = config.get("model_type", "clip_text_model")
+        if kind not in ("clip_text_model", "clip"):
+            raise UserError(f"{where} is for a {kind}; expected a clip_text_model")
+    elif part == "vae" and config.get("shift_factor") is not None:
+        raise UserError(
+            f"{where} sets shift_factor, which Stable Diffusion's pipeline ignores; "
+            "fold it into quant_conv and post_quant_conv"
+        )
+    elif part == "unet":
+        for key, allowed in UNSUPPORTED_UNET.items():
+            if config.get(key) not in allowed:
+                raise UserError(
+                    f"{where} sets {key} ({config[key]!r}), which Stable Diffusion 1.x and 2.x do "
+                    "not have; this is a model of another kind"
+                )
 
 
 def _build_diffusers(class_: Any, config: Mapping[str, Any], where: str) -> nn.Module:
@@ -189,12 +244,6 @@ def _build_unet(config: Mapping[str, Any], where: str) -> nn.Module:
     deferred.defer()
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    for key, allowed in UNSUPPORTED_UNET.items():
-        if config.get(key) not in allowed:
-            raise UserError(
-                f"{where} sets {key} ({config[key]!r}), which Stable Diffusion 1.x and 2.x do not "
-                "have; this is a model of another kind"
-            )
     return _build_diffusers(UNet2DConditionModel, config, where)
 
 
@@ -202,11 +251,6 @@ def _build_vae(config: Mapping[str, Any], where: str) -> nn.Module:
     deferred.defer()
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
-    if config.get("shift_factor") is not None:
-        raise UserError(
-            f"{where} sets shift_factor, which Stable Diffusion's pipeline ignores; "
-            "fold it into quant_conv and post_quant_conv"
-        )
     return _build_diffusers(AutoencoderKL, config, where)
 
 
@@ -215,9 +259,6 @@ def _build_text_encoder(config: Mapping[str, Any], where: str) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
     from transformers.initialization import no_init_weights
 
-    kind = config.get("model_type", "clip_text_model")
-    if kind not in ("clip_text_model", "clip"):
-        raise UserError(f"{where} is for a {kind}; expected a clip_text_model")
     settings = {
         k: v for k, v in config.items() if k not in UNKNOWN_TO_CLIP and not k.startswith("_")
     }
@@ -234,6 +275,11 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any], str], nn.Module]] = {
     "unet": _build_unet,
     "vae": _build_vae,
     "text_encoder": _build_text_encoder,
+}
+_LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Light | None]] = {
+    "unet": unet.lay_out,
+    "vae": vae.lay_out,
+    "text_encoder": clip_text.lay_out,
 }
 
 

@@ -13,11 +13,11 @@ from latentdiff.checkpoints.tensor_file import file_size, write_tensors
 from latentdiff.errors import UserError
 from latentdiff.files import atomic_path
 from latentdiff.models import weights
+from latentdiff.models.light.tokenizer import MARKS
 from latentdiff.models.networks import TEXT_PREFIX
 from latentdiff.models.single_files import original_names as original
 from latentdiff.models.single_files.single_file import (
     PREDICTION_HEADER,
-    TOKENIZER_MARKS,
     clip_tokenizer,
     clip_vocabulary,
 )
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 def _told_tokenizer(tokenizer: CLIPTokenizer) -> dict[str, Any] | None:
     """A tokenizer's content for the header; None for CLIP's own, which needs none."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    settings: dict[str, Any] = {name: getattr(tokenizer, name) for name in TOKENIZER_MARKS}
+    settings: dict[str, Any] = {name: getattr(tokenizer, name) for name in MARKS}
     settings["model_max_length"] = int(tokenizer.model_max_length)
     if model["vocab"] == clip_vocabulary()[0]:
         for kind in ("1", "2"):
-            own = clip_tokenizer(kind)
+            own = clip_tokenizer(kind).light
             if all(getattr(own, name) == value for name, value in settings.items()):
                 return None
     merges = [m.split(" ") if isinstance(m, str) else list(m) for m in model["merges"]]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from latentdiff.models.light.tokenizer import END, START, WORD_END
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import CLIPTokenizer
 
-START, END = "<|startoftext|>", "<|endoftext|>"
-WORD_END = "</w>"
 
 
 def build_tokenizer(

@@ -10,6 +10,7 @@ import torch
 
 from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
+from latentdiff.models.tokenizer_files import load_tokenizer
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -56,11 +57,11 @@ def load_text_encoder(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     place = _part(folder, "text_encoder", "config.json")
     network = bundles.load_network(place, "text_encoder", torch.float32).module
     encoder = cast("CLIPTextModel", network)
-    tokenizer = bundles.load_tokenizer(
+    tokenizer = load_tokenizer(
         _part(folder, "tokenizer", "tokenizer_config.json"),
         int(encoder.config.max_position_embeddings),
     )
-    return encoder, tokenizer
+    return encoder, tokenizer.own
 
 
 def save_text_encoder(clip: CLIPModel, folder: Path) -> None:

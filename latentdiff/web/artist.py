@@ -199,7 +199,7 @@ def notes_on(pipeline: TextToImagePipeline, requests: Sequence[Request]) -> list
     brought = [w for r in pipeline.loras.reports for w in r.metadata.trigger_words]
     prompts = list(dict.fromkeys(request.prompt for request in requests))
     return [
-        *notes.lost(notes.dropped_words(pipeline.bundle.tokenizer, requests)),
+        *notes.lost(notes.dropped_words(pipeline.bundle.light.tokenizer, requests)),
         *notes.without_effect(pipeline.geometry, requests),
         *notes.unknown_words(pipeline.bundle, prompts, brought),
     ]

@@ -19,7 +19,7 @@ def naming_bad_weights(bundle: Bundle) -> Iterator[None]:
         yield
     except NonFiniteError as error:
         for part in NETWORKS:
-            bad = first_bad(getattr(bundle, part))
+            bad = first_bad(bundle.part(part).light)
             if bad is not None:
                 raise UserError(
                     f"{error}; {bad} of its {part} holds NaN or infinity itself: fetch "

@@ -112,8 +112,8 @@ def _encoded(
     bundle: Bundle, request: Request, texts: Sequence[WeightedText]
 ) -> weighted_text.Encoded:
     encoded = weighted_text.encode(
-        bundle.tokenizer,
-        bundle.text_encoder,
+        bundle.light.tokenizer,
+        bundle.light.text_encoder,
         texts,
         long=request.long_prompts,
         clip_skip=request.clip_skip,

@@ -66,7 +66,7 @@ def write_stand_in(folder: str | Path, dtype: torch.dtype = torch.float32) -> Pa
                 for name, tensor in _random(module, dtype).items()
             }
             write_tensors(place / part / f"{stem}.safetensors", state, {"format": "pt"})
-        bundles.save_tokenizer(clip_tokenizer("1"), place / "tokenizer")
+        bundles.save_tokenizer(clip_tokenizer("1").own, place / "tokenizer")
         write_json(place / "scheduler" / "scheduler_config.json", base["scheduler"])
         write_json(place / "model_index.json", bundles.model_index("PNDMScheduler"))
     return Path(folder)

@@ -163,7 +163,7 @@ def notes_on(pipeline: TextToImagePipeline, requests: Sequence[Request]) -> list
 
     brought = [w for r in pipeline.loras.reports for w in r.metadata.trigger_words]
     return [
-        *notes.lost(notes.dropped_words(pipeline.bundle.tokenizer, requests)),
+        *notes.lost(notes.dropped_words(pipeline.bundle.light.tokenizer, requests)),
         *notes.without_effect(pipeline.geometry, requests),
         *(round_trip.measure(pipeline, request).line() for request in edited),
         *notes.unknown_words(pipeline.bundle, prompting.spoken(requests), brought),

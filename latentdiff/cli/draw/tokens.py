@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     if config.prompt_syntax == "a1111":
         written = prompt_choices.choose(written, config.seed, prompt_choices.OF_PROMPT)
     prompt = prompt_language.parse(written, config.prompt_syntax)
-    tokenizer = bundles.load(config.model, dtype=None).tokenizer
+    tokenizer = bundles.load(config.model, dtype=None).light.tokenizer
     if written != config.prompt:
         print(f"chosen by seed {config.seed}: {written}\n")
     for line in describe(tokenizer, prompt, config):

@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"{config.model}: {place.resolve()}")
     print(f"\n{'part':<13} {'parameters':>11} {'on disk':>10}  stored    SHA-256 of the weights")
     for part in bundles.folders.NETWORKS:
-        network = getattr(bundle, part)
+        network = bundle.part(part).light
         count = sum(p.numel() for p in network.parameters())
         size = sum(p.numel() * p.element_size() for p in network.parameters())
         kept = str(next(network.parameters()).dtype).removeprefix("torch.")
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
         size = sum(file.stat().st_size for file in extra.rglob("*.safetensors"))
         if extra.name not in bundles.folders.NETWORKS and size:
             print(f"{extra.name:<13} {'':>11} {size / 1e6:>7.1f} MB")
-    scheduler, tokenizer = bundle.scheduler_config, bundle.tokenizer
+    scheduler, tokenizer = bundle.scheduler_config, bundle.light.tokenizer
     print(
         f"\nscheduler: {scheduler.class_name}, {scheduler.beta_schedule} "
         f"{scheduler.beta_start} … {scheduler.beta_end}, {scheduler.num_train_timesteps} "

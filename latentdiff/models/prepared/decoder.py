@@ -13,10 +13,11 @@ from latentdiff.models.prepared.layers import Conv, Linear, Norm, picture, token
 
 
 class PreparedDecoder:
-    """`(z) -> pixels`: raw latents (B, C, h, w), after `post_quant_conv`, to (B, 3, H, W)."""
+    """`(z) -> pixels`: raw latents (B, C, h, w) to (B, 3, H, W), `post_quant_conv` inside."""
 
-    def __init__(self, decoder: Any) -> None:
-        """decoder: one that `fits.decoder_fits`."""
+    def __init__(self, vae: Any) -> None:
+        """vae: one that `fits.decoder_fits`."""
+        decoder, self._first = vae.decoder, vae.post_quant_conv
         self.enter = Conv(decoder.conv_in)
         middle = decoder.mid_block
         self.middle = [Resnet(block) for block in middle.resnets]
@@ -33,6 +34,8 @@ class PreparedDecoder:
     @torch.no_grad()
     def __call__(self, z: Tensor) -> Tensor:
         """See the class."""
+        if self._first is not None:
+            z = functional.conv2d(z, self._first.weight, self._first.bias)
         first, *rest = self.middle
         x = first(self.enter(z.contiguous(memory_format=torch.channels_last)))
         for attention, resnet in zip(self.attentions, rest, strict=False):

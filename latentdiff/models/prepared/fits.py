@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from latentdiff.models.light.layers import Light
+
 DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP = ("UpBlock2D", "CrossAttnUpBlock2D")
 MIDDLE = ("UNetMidBlock2DCrossAttn",)
@@ -25,6 +27,8 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 def unet_fits(unet: Any) -> bool:
     """Whether `PreparedUnet` computes what this U-Net computes."""
+    if isinstance(unet, Light):
+        return True
     names = {*DOWN, *UP, *MIDDLE, *LEAVES, *WHOLES}
     config = getattr(unet, "config", None)
     return (
@@ -43,11 +47,15 @@ def unet_fits(unet: Any) -> bool:
     )
 
 
-def decoder_fits(decoder: Any) -> bool:
+def decoder_fits(vae: Any) -> bool:
     """Whether `PreparedDecoder` computes what this autoencoder's decoder computes."""
-    names = {*LEAVES, *WHOLES, *DECODER}
-    return type(decoder).__name__ == "Decoder" and all(
-        _fits(name, module, names) for name, module in decoder.named_modules()
+    if isinstance(vae, Light):
+        return True
+    names, first = {*LEAVES, *WHOLES, *DECODER}, vae.post_quant_conv
+    return (
+        type(vae.decoder).__name__ == "Decoder"
+        and all(_fits(name, module, names) for name, module in vae.decoder.named_modules())
+        and (first is None or _fits("post_quant_conv", first, {"Conv2d"}))
     )
 
 
@@ -128,8 +136,15 @@ def _block(module: Any) -> bool:
 
 def _sampler(module: Any) -> bool:
     return (
-        module.norm is None and module.use_conv and not getattr(module, "use_conv_transpose", False)
+        module.norm is None
+        and module.use_conv
+        and not getattr(module, "use_conv_transpose", False)
+        and getattr(module, "padding", 1) == 1
     )
+
+
+def _embedding(module: Any) -> bool:
+    return isinstance(module.act, nn.SiLU) and module.post_act is None and module.cond_proj is None
 
 
 _CHECKS = {
@@ -140,5 +155,6 @@ _CHECKS = {
     "Attention": _attention,
     "Downsample2D": _sampler,
     "Upsample2D": _sampler,
+    "TimestepEmbedding": _embedding,
     **dict.fromkeys(UP, _block),
 }

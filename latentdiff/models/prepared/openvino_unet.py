@@ -43,12 +43,11 @@ def check_openvino(unet: Any) -> None:
         raise UserError(
             "the backend openvino needs its package: pip install 'latentdiff[openvino]'"
         ) from None
-    weight = next(unet.parameters())
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        kind = str(weight.dtype).removeprefix("torch.")
+    if unet.device.type != "cpu" or unet.dtype != torch.float32:
+        kind = str(unet.dtype).removeprefix("torch.")
         raise UserError(
             f"the backend openvino computes in float32 on the CPU, and the U-Net is {kind} on "
-            f"{weight.device.type}; use --dtype float32 --device cpu, or --backend torch"
+            f"{unet.device.type}; use --dtype float32 --device cpu, or --backend torch"
         )
 
 
@@ -60,6 +59,7 @@ class OpenVinoUnet(PreparedUnet):
 
     def __init__(self, unet: Any) -> None:
         super().__init__(unet)
+        self.unet = unet
         self._graphs: dict[tuple[str, tuple[tuple[int, ...], ...]], _Graph] = {}
         self._weights_hash = ""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from latentdiff.errors import UserError
+from latentdiff.models.light.part import Part
 
 P = TypeVar("P")
 ONLY_PLAIN = (
@@ -27,16 +28,16 @@ class Ready(Generic[P]):
 
     def __init__(
         self,
-        network: Any,
+        part: Part[Any],
         fits: Callable[[Any], bool],
         prepare: Callable[[Any], P],
         *,
         wanted_for: str = "",
     ) -> None:
-        """fits: whether `prepare` can be trusted with the network. wanted_for: what was asked for
-        and only the form can do; without it, the network answers where it does not fit."""
-        self.wanted_for = wanted_for
-        self.network = network
+        """fits: whether `prepare` can be trusted with the network, in the form that it is in.
+        wanted_for: what was asked for and only the prepared form can do; without it, the network
+        answers where it does not fit."""
+        self.part, self.wanted_for = part, wanted_for
         self._fits, self._prepare = fits, prepare
         self._form: P | None = None
         self._fit = False
@@ -46,7 +47,7 @@ class Ready(Generic[P]):
 
     def look(self) -> None:
         """See whether hooks, adapters, processors or other tensors were put into the network."""
-        self._fit = self._fits(self.network)
+        self._fit = self._fits(self.part.light)
         if self.wanted_for and not self._fit:
             raise UserError(f"{self.wanted_for} {ONLY_PLAIN}")
         if self._form is not None and self._replaced():
@@ -59,7 +60,7 @@ class Ready(Generic[P]):
         if self._form is not None and [one._version for one in self._tensors] != self._versions:
             self._form = None
         if self._form is None and self._note():
-            self._form = self._prepare(self.network)
+            self._form = self._prepare(self.part.light)
         return self._form
 
     def _note(self) -> bool:
@@ -80,6 +81,6 @@ class Ready(Generic[P]):
 
     def _held(self) -> Iterator[Tensor]:
         """Every weight and buffer of the network."""
-        for module in self.network.modules():
+        for module in self.part.light.modules():
             for held in (module._parameters, module._buffers):
                 yield from (value for value in held.values() if value is not None)

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from latentdiff.models.prepared.blocks import Resnet, Told, Transformer, Upsample, repeated
 from latentdiff.models.prepared.deep_cache import DeepCache
+from latentdiff.models.prepared.embeddings import PooledText, TimeEmbedding, wave
 from latentdiff.models.prepared.layers import Conv, Norm
 
 CONTEXTS, TIMES = 4, 1024
@@ -32,7 +33,10 @@ class PreparedUnet:
 
     def __init__(self, unet: Any) -> None:
         """unet: one that `fits.unet_fits`."""
-        self.unet = unet
+        self._wave = unet.time_proj
+        self._embed = TimeEmbedding(unet.time_embedding)
+        pool = getattr(unet, "add_embedding", None)
+        self._pool = None if pool is None else PooledText(pool)
         self._projections: list[nn.Linear] = []
         self._biases: list[Tensor] = []
         self._crossings: list[Transformer] = []
@@ -188,9 +192,7 @@ class PreparedUnet:
         bias = None
         if mask is not None:
             bias = ((1 - mask.to(context.dtype)) * -10000.0)[:, None, None]
-        pooled = None
-        if self.unet.config.addition_embed_type is not None:
-            pooled = self.unet.add_embedding(context)
+        pooled = None if self._pool is None else self._pool(context)
         told = Told(context, keys, bias)
         if lasting:
             self._told[id(context)] = (context, context._version, mask, told, pooled)
@@ -205,8 +207,7 @@ class PreparedUnet:
                 self._embeddings.clear()
             # Filled there: a number that is copied there is waited for.
             told = torch.full((1,), t, device=self._weight.device)
-            wave = self.unet.time_proj(told).to(self._weight.dtype)
-            self._embeddings[t] = self.unet.time_embedding(wave)
+            self._embeddings[t] = self._embed(wave(self._wave, told).to(self._weight.dtype))
         return self._embeddings[t]
 
     def _projected(self, embedding: Tensor) -> Tensor:

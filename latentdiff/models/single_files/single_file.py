@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,10 @@ from torch import Tensor, nn
 
 from latentdiff.errors import UserError
 from latentdiff.models import weights
-from latentdiff.models.networks import TEXT_PREFIX, build_network, check_sizes
+from latentdiff.models.light import tokenizer
+from latentdiff.models.light.part import Part
+from latentdiff.models.light.tokenizer import END, MARKS, START, WORD_END
+from latentdiff.models.networks import TEXT_PREFIX, check_sizes, lay_out
 from latentdiff.models.single_files import original_names as original
 from latentdiff.models.single_files.single_file_config import (
     CLIP_BARE,
@@ -29,14 +32,12 @@ from latentdiff.models.single_files.single_file_config import (
     configs_of,
     kind_of,
 )
-from latentdiff.models.tokenizer import END, START, WORD_END
 from latentdiff.models.weight_hashes import FileHash
 from latentdiff.schedulers.scheduler_config import SchedulerConfig, read_config
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-TOKENIZER_MARKS = ("unk_token", "bos_token", "eos_token", "pad_token")
 UNSAID = "it does not say what it predicts"
 PREDICTION_HEADER = "modelspec.prediction_type"
 _PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -51,10 +52,10 @@ class SingleFile:
     has none."""
 
     path: Path
-    unet: Any
-    vae: Any
-    text_encoder: Any
-    tokenizer: CLIPTokenizer
+    unet: Part[Any]
+    vae: Part[Any] | None
+    text_encoder: Part[Any]
+    tokenizer: Part[CLIPTokenizer]
     scheduler_config: SchedulerConfig
     card: Mapping[str, Any]
     file: FileHash
@@ -94,10 +95,11 @@ def read_single_file(
             if config is None or (part == "vae" and not with_vae):
                 continue
             check_sizes(config, shapes, f"{path}: the {part}'s settings")
-            module = build_network(part, config, f"{path}: the {part}'s settings")
-            state = _state(part, module, config, shapes, opened, ema, path)
-            weights.assign(module, state, str(path), dtype)
-            parts[part] = module.eval().requires_grad_(False)
+            network = lay_out(part, config, f"{path}: the {part}'s settings")
+            state = _state(part, network.light, config, shapes, opened, ema, path)
+            weights.assign(network.light, state, str(path), dtype)
+            network.light.eval().requires_grad_(False)
+            parts[part] = network
         scheduler, told = _scheduler(kind, configs, header, shapes, opened)
     return SingleFile(
         path=path,
@@ -110,7 +112,7 @@ def read_single_file(
     )
 
 
-def read_configs(path: Path) -> tuple[dict[str, Any], CLIPTokenizer]:
+def read_configs(path: Path) -> tuple[dict[str, Any], Part[CLIPTokenizer]]:
     """The networks' settings by part, and the tokenizer; no weight is read.
 
     A file without an autoencoder counts as Stable Diffusion, whose autoencoders all are of one
@@ -218,49 +220,48 @@ def _judged(shapes: Shapes, opened: Any) -> str:
 @functools.cache
 def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """CLIP's tokens and merges (openai/CLIP clip/simple_tokenizer.py)."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
     place = resources.files("latentdiff") / "assets" / "clip" / "merges.txt.gz"
     lines = gzip.decompress(place.read_bytes()).decode("utf-8").splitlines()[1:]
     merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines)]
-    letters = list(bytes_to_unicode().values())
-    tokens = [*letters, *(letter + WORD_END for letter in letters)]
+    tokens = [*tokenizer.letters(), *(letter + WORD_END for letter in tokenizer.letters())]
     tokens += [left + right for left, right in merges]
     return {token: i for i, token in enumerate([*tokens, START, END])}, merges
 
 
-def clip_tokenizer(kind: str) -> CLIPTokenizer:
+def clip_tokenizer(kind: str) -> Part[CLIPTokenizer]:
     """The tokenizer of Stable Diffusion "1" (padded with the end mark) or "2" (with "!")."""
-    from transformers import CLIPTokenizer
-
     vocabulary, merges = clip_vocabulary()
-    return CLIPTokenizer(
-        vocab=dict(vocabulary),
-        merges=list(merges),
-        unk_token=END,
-        bos_token=START,
-        eos_token=END,
-        pad_token=END if kind == "1" else "!",
-        model_max_length=77,
-    )
+    marks = {name: END for name in MARKS} | {"bos_token": START}
+    if kind == "2":
+        marks["pad_token"] = "!"
+    return _made(vocabulary, merges, marks, 77)
 
 
-def _tokenizer(kind: str, configs: Mapping[str, Any]) -> CLIPTokenizer:
+def _made(
+    vocabulary: Mapping[str, int],
+    merges: Sequence[tuple[str, str]],
+    marks: Mapping[str, str],
+    max_length: int,
+) -> Part[CLIPTokenizer]:
+    def own(light: object) -> CLIPTokenizer:
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer(
+            vocab=dict(vocabulary), merges=list(merges), model_max_length=max_length, **marks
+        )
+
+    return Part(tokenizer.make(vocabulary, merges, marks, max_length), own)
+
+
+def _tokenizer(kind: str, configs: Mapping[str, Any]) -> Part[CLIPTokenizer]:
     """The tokenizer that the header holds, or CLIP's own."""
-    from transformers import CLIPTokenizer
-
     told = configs.get("tokenizer")
     if told is None:
         return clip_tokenizer(kind)
     try:
         merges = [(left, right) for left, right in told["merges"]]
-        marks = {n: str(told["settings"][n]) for n in TOKENIZER_MARKS}
-        return CLIPTokenizer(
-            vocab=dict(told["vocab"]),
-            merges=merges,
-            model_max_length=int(told["settings"]["model_max_length"]),
-            **marks,
-        )
+        marks = {name: str(told["settings"][name]) for name in MARKS}
+        return _made(dict(told["vocab"]), merges, marks, int(told["settings"]["model_max_length"]))
     except Exception as error:  # the library's own are of many kinds
         raise UserError(
             f"the file's own tokenizer cannot be read ({weights.first_line(error)[:200]})"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
 import torch
 
 from latentdiff.errors import UserError
 from latentdiff.models import model_folder as folders
 from latentdiff.models import weights
-from latentdiff.models.networks import LoadedNetwork, build_network, check_sizes, load_network
+from latentdiff.models.networks import LoadedNetwork, check_sizes, lay_out, load_network
 from latentdiff.models.single_files import original_names as original
 from latentdiff.models.single_files.single_file import refuse_pickle
 from latentdiff.models.single_files.single_file_config import Shapes, vae_settings
@@ -44,18 +42,18 @@ def _load_file(path: Path, dtype: torch.dtype | None) -> LoadedNetwork:
     own = any(".up_blocks." in name for name in shapes)  # diffusers' names
     config = vae_settings(_original_shapes(shapes, prefix, own), path)
     check_sizes(config, shapes, f"{path}: its settings")
-    module: Any = build_network("vae", config, f"{path}: its settings")
+    network = lay_out("vae", config, f"{path}: its settings")
     state = {}
     with weights.reading(path), safe_open(path, framework="pt") as opened:
-        for name in module.state_dict():
+        for name in network.light.state_dict():
             there = original.vae_name(name, config) or name
             there = name if own else prefix + there.removeprefix(original.VAE)
             if there not in shapes:
                 raise UserError(f"{path} lacks the weight {there} of its autoencoder")
             state[name] = original.flat(opened.get_tensor(there), there)
-    weights.assign(module, state, str(path), dtype)
-    module.eval().requires_grad_(False)
-    return LoadedNetwork(module, (file,), ())
+    weights.assign(network.light, state, str(path), dtype)
+    network.light.eval().requires_grad_(False)
+    return LoadedNetwork(network, (file,), ())
 
 
 def _original_shapes(shapes: Shapes, prefix: str, own: bool) -> Shapes:

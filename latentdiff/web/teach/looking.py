@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from latentdiff.conditioning.text import dropped_words, token_counts
@@ -19,7 +18,8 @@ from latentdiff.data.records import Source
 from latentdiff.data.sources import SourceConfig
 from latentdiff.errors import UserError
 from latentdiff.files.json_file import read_json
-from latentdiff.models import bundle, geometry, model_folder
+from latentdiff.models import geometry, model_folder
+from latentdiff.models.tokenizer_files import load_tokenizer
 from latentdiff.web.teach.lessons import Lesson
 
 FEW = 4
@@ -99,8 +99,7 @@ def _of_model(model: str) -> tuple[Callable[[Source], CaptionReport], Callable[[
     read = {part: read_json(folder / part / "config.json") for part in model_folder.NETWORKS}
     found = geometry.of_configs(read["vae"], read["unet"])
     positions = int(read["text_encoder"].get("max_position_embeddings", 77))
-    encoder: Any = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=positions))
-    tokenizer = bundle.load_tokenizer(folder / "tokenizer", encoder)
+    tokenizer = load_tokenizer(folder / "tokenizer", positions).light
     size = max(found.own_size or (0,))
     if not size:
         raise UserError(f"the model {folder.name} does not say its size; it cannot be taught here")

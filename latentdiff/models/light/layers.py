@@ -1,0 +1,149 @@
+"""Layers under diffusers' names: weights and shapes, without a forward, and empty until a file
+fills them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from latentdiff.models.light.settings import Settings
+
+EMPTY = {"device": "meta"}
+
+
+class Light(nn.Module):
+    """A network's layers and weights under its library's names.
+
+    config: with attributes, as the library's own. Its `state_dict` has the names and shapes of the
+    library's module, so weights are read, checked and handed on alike.
+    """
+
+    def __init__(self, config: Settings) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of its weights."""
+        return next(self.parameters()).dtype
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution whose weights come from a file."""
+
+    def reset_parameters(self) -> None:
+        """Nothing is drawn at random."""
+
+
+class Linear(nn.Linear):
+    """A linear layer whose weights come from a file."""
+
+    def reset_parameters(self) -> None:
+        """Nothing is drawn at random."""
+
+
+def conv(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, padding: int = 1) -> Conv2d:
+    """A convolution; 3x3 with a border of one cell by default."""
+    return Conv2d(inputs, outputs, size, stride=stride, padding=padding, **EMPTY)
+
+
+def linear(inputs: int, outputs: int, *, bias: bool = True) -> Linear:
+    """A linear layer."""
+    return Linear(inputs, outputs, bias=bias, **EMPTY)
+
+
+def group_norm(groups: int, channels: int, eps: float) -> nn.GroupNorm:
+    """A group norm; ValueError where the groups do not divide the channels."""
+    return nn.GroupNorm(groups, channels, eps=eps, **EMPTY)
+
+
+def layer_norm(width: int, eps: float = 1e-5) -> nn.LayerNorm:
+    """A layer norm."""
+    return nn.LayerNorm(width, eps=eps, **EMPTY)
+
+
+class Resnet(nn.Module):
+    """As diffusers' `ResnetBlock2D`."""
+
+    output_scale_factor = 1.0
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        groups: int,
+        eps: float,
+        time: int | None = None,
+        time_norm: str = "default",
+    ) -> None:
+        """time: width of the timestep's embedding; None without one. time_norm: "default" or
+        "scale_shift"."""
+        super().__init__()
+        self.time_embedding_norm = time_norm
+        self.norm1 = group_norm(groups, inputs, eps)
+        self.conv1 = conv(inputs, outputs)
+        projected = outputs if time_norm == "default" else 2 * outputs
+        self.time_emb_proj = None if time is None else linear(time, projected)
+        self.norm2 = group_norm(groups, outputs, eps)
+        self.conv2 = conv(outputs, outputs)
+        same = inputs == outputs
+        self.conv_shortcut = None if same else conv(inputs, outputs, 1, padding=0)
+
+
+class Attention(nn.Module):
+    """As diffusers' `Attention`."""
+
+    rescale_output_factor = 1.0
+
+    def __init__(
+        self,
+        width: int,
+        context: int,
+        heads: int,
+        *,
+        bias: bool = False,
+        norm: nn.GroupNorm | None = None,
+    ) -> None:
+        """context: width of what keys and values are made of. norm: of its own input."""
+        super().__init__()
+        self.heads, self.scale = heads, (width // heads) ** -0.5
+        self.group_norm = norm
+        self.to_q = linear(width, width, bias=bias)
+        self.to_k = linear(context, width, bias=bias)
+        self.to_v = linear(context, width, bias=bias)
+        self.to_out = nn.ModuleList([linear(width, width), nn.Identity()])
+
+
+class Sampler(nn.Module):
+    """As diffusers' `Upsample2D` and `Downsample2D`."""
+
+    def __init__(self, channels: int, *, stride: int = 1, padding: int = 1) -> None:
+        super().__init__()
+        self.conv = conv(channels, channels, stride=stride, padding=padding)
+
+
+class Block(nn.Module):
+    """Residual blocks with what stands behind each, and a sampler behind all."""
+
+    def __init__(
+        self,
+        resnets: list[Resnet],
+        attentions: list[Any] | None = None,
+        **samplers: Sampler | None,
+    ) -> None:
+        """attentions: none for a block without; None among them where one is left out. samplers:
+        `downsamplers` or `upsamplers`, and which."""
+        super().__init__()
+        if attentions is not None:
+            self.attentions = nn.ModuleList(attentions)
+        self.resnets = nn.ModuleList(resnets)
+        for name, sampler in samplers.items():
+            setattr(self, name, None if sampler is None else nn.ModuleList([sampler]))
