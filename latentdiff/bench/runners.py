@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false"}
-"""Idle threads of one entrant must not take the processor from the one whose turn it is."""
+QUIET = {
+    **{"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false"},
+    "PYTHONDONTWRITEBYTECODE": "",
+}
+"""Idle threads of one entrant must not take the processor from the one whose turn it is; and all
+run compiled, as installed packages do, even from a checkout whose user keeps no bytecode."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from latentdiff import deferred, devices
 from latentdiff.cli.options import ModelOptions
 from latentdiff.cli.stages import Stages
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 def load(options: ModelOptions) -> TextToImagePipeline:
     """The pipeline on its device with the LoRAs in its weights; notes go to standard error."""
     with Stages().stage(f"loading {options.model}"):
-        from latentdiff import devices
-
+        deferred.import_torch()
         device = devices.find_device(options.device, among=("cuda", "mps", "cpu"))
         dtype = devices.find_dtype(options.dtype, device)
         slow = None if options.dtype == "auto" else devices.slow_dtype_note(dtype, device)

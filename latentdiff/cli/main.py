@@ -8,6 +8,7 @@ A reader of the output that goes away (`| head`) does not stop the work.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import re
 import signal
@@ -132,4 +133,5 @@ def entry_point() -> None:
         if not pressed:
             raise
         code = _stopped()
+    gc.freeze()  # whatever is left goes with the process: no search for what could go before it
     sys.exit(console.finish(code))
