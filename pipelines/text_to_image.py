@@ -366,8 +366,7 @@ class TextToImagePipeline:
 
         batch_size: how many were drawn at once.
         """
-        # A parameter's own: diffusers' `unet.device` walks all modules, for each of 10,000 recipes.
-        weight = next(self.bundle.light.unet.parameters())
+        unet = self.bundle.part("unet")
         return Recipe(
             request=request,
             model=self._model_name,
@@ -378,11 +377,11 @@ class TextToImagePipeline:
             settings_sha256=self.bundle.settings_sha256,
             loras=tuple(self.loras.recipe()),
             embeddings=self.bundle.embeddings,
-            dtype=str(weight.dtype).removeprefix("torch."),
-            device=str(weight.device),
+            dtype=str(unet.dtype).removeprefix("torch."),
+            device=str(unet.device),
             backend=self.backend,
-            processor=devices.processor_name(weight.device),
-            instruction_set=devices.instruction_set(weight.device),
+            processor=devices.processor_name(unet.device),
+            instruction_set=devices.instruction_set(unet.device),
             threads=torch.get_num_threads(),
             batch_size=batch_size,
             versions=self._versions,

@@ -187,10 +187,11 @@ def lay_out(part: str, config: Mapping[str, Any], where: str) -> Part[Any]:
 
 
 def _own(part: str, config: Mapping[str, Any], where: str, light: Light) -> nn.Module:
-    """The library's own module over a light form's weights: the same tensors, not copies."""
-    changed = {key: light.config[key] for key in light.config if light.config[key] != config.get(key)}
+    """The library's own module over a light form's weights: the same tensors, not copies, but for
+    those that were left in a narrower type."""
     module = build_network(part, config, where)
-    state = today(part, light.state_dict(keep_vars=True), module)
+    kept = today(part, light.state_dict(keep_vars=True), module)
+    state = {name: value.to(light.computes_in or value.dtype) for name, value in kept.items()}
     module.load_state_dict(state, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 

@@ -21,6 +21,7 @@ from latentdiff.checkpoints.tensor_file import write_tensors
 from latentdiff.errors import UserError, nearest
 from latentdiff.files import write_json
 from latentdiff.files.json_file import read_json
+from latentdiff.models.light.layers import Light
 
 if TYPE_CHECKING:
     from torch import nn
@@ -176,7 +177,8 @@ def assign(
 ) -> None:
     """Put weights into a module (which may be on the meta device), strictly.
 
-    Floating weights are cast to `dtype` (None keeps each as it is stored). UserError for a
+    Floating weights are cast to `dtype` (None keeps each as it is stored, and a light network those
+    that are widened where they are used). UserError for a
     missing, unexpected or misshapen weight, for one that is not floating, and for NaN or infinity;
     these are not looked for where that would read a large file for nothing else: then the first
     step finds them (`first_bad`).
@@ -196,7 +198,8 @@ def assign(
             )
         if not tensor.is_floating_point():
             raise UserError(f"{where}: {name} is {_short(tensor.dtype)}; floating was expected")
-        value = tensor if dtype is None else tensor.to(dtype)
+        left = dtype is None or (isinstance(module, Light) and module.leaves(tensor, dtype))
+        value = tensor if left else tensor.to(dtype)
         narrowed = torch.finfo(value.dtype).max < torch.finfo(tensor.dtype).max
         if (read_all or narrowed) and not finite(value):
             whole = finite(tensor)
@@ -208,6 +211,8 @@ def assign(
             raise UserError(f"{where}: {name} {fault}")
         cast[name] = value
     module.load_state_dict(cast, strict=True, assign=True)
+    if isinstance(module, Light):
+        module.computes_in = dtype
 
 
 def finite(tensor: Tensor) -> bool:

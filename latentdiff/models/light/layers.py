@@ -6,23 +6,31 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from latentdiff.models.light.settings import Settings
 
 EMPTY = {"device": "meta"}
+EXACTLY = {(torch.float16, torch.float32), (torch.bfloat16, torch.float32)}
+"""Number types of which the second holds every value of the first."""
 
 
 class Light(nn.Module):
     """A network's layers and weights under its library's names.
 
     config: with attributes, as the library's own. Its `state_dict` has the names and shapes of the
-    library's module, so weights are read, checked and handed on alike.
+    library's module, so weights are read, checked and handed on alike. computes_in: the number
+    type it is to compute in, where some weights are left as they are stored; None where all are in
+    their own.
     """
+
+    widens = False
+    """Whether whatever computes with it takes matrices in a narrower type, and widens them."""
 
     def __init__(self, config: Settings) -> None:
         super().__init__()
         self.config = config
+        self.computes_in: torch.dtype | None = None
 
     @property
     def device(self) -> torch.device:
@@ -31,8 +39,12 @@ class Light(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number type of its weights."""
-        return next(self.parameters()).dtype
+        """What it computes in."""
+        return self.computes_in or next(self.parameters()).dtype
+
+    def leaves(self, weight: Tensor, dtype: torch.dtype) -> bool:
+        """Whether a weight may stay as it is stored though the network computes in `dtype`."""
+        return self.widens and weight.ndim > 1 and (weight.dtype, dtype) in EXACTLY
 
 
 class Conv2d(nn.Conv2d):

@@ -6,6 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
+import torch
+from torch import Tensor
+
 M = TypeVar("M")
 _LOCK = threading.RLock()
 
@@ -27,6 +30,21 @@ class Part(Generic[M]):
     def light(self) -> Any:
         """See the class."""
         return self._form
+
+    @property
+    def device(self) -> torch.device:
+        """Where a network's weights are."""
+        return self._weight().device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What a network computes in."""
+        return self._form.computes_in or self._weight().dtype if self._make else self._weight().dtype
+
+    def _weight(self) -> Tensor:
+        # A parameter's own: diffusers' `unet.device` walks all modules, for each of 10,000 recipes.
+        found: Tensor = next(self._form.parameters())
+        return found
 
     @property
     def own(self) -> M:

@@ -81,6 +81,8 @@ def _pools(config: Settings) -> bool:
 class Unet(Light):
     """Layers and weights of a U-Net whose settings `fits`."""
 
+    widens = True
+
     def __init__(self, config: Settings) -> None:
         super().__init__(config)
         widths = list(config.block_out_channels)

@@ -45,6 +45,8 @@ def fits(config: Settings) -> bool:
 class Autoencoder(Light):
     """Layers and weights of an autoencoder whose settings `fits`."""
 
+    widens = True
+
     def __init__(self, config: Settings) -> None:
         super().__init__(config)
         channels = config.latent_channels

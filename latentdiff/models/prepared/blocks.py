@@ -143,8 +143,9 @@ class CrossAttention:
         key, value = self._heads(self.key(context)), self._heads(self.value(context))
         if not self.absorbs(context):
             return key, value
-        queries = self.query.weight.unflatten(0, (self.heads, -1))  # (heads, d, C)
-        outs = self.out.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)  # (heads, d, C')
+        into, out = self.query.weight.to(key.dtype), self.out.weight.to(key.dtype)
+        queries = into.unflatten(0, (self.heads, -1))  # (heads, d, C)
+        outs = out.unflatten(1, (self.heads, -1)).permute(1, 2, 0)  # (heads, d, C')
         scores = torch.matmul(key * key.shape[-1] ** -0.5, queries)  # (B, heads, L, C)
         return (
             scores.flatten(1, 2).transpose(1, 2).contiguous(),
@@ -240,7 +241,7 @@ class Upsample:
     def __init__(self, block: Any) -> None:
         self.conv = Conv(block.conv)
         self.width = self.conv.weight.shape[0]
-        self.quarters = self.conv.like(quarters(self.conv.weight), padding=1)
+        self._quarters: Conv | None = None
 
     def __call__(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, C, H, W) → (B, C', *size)."""
@@ -248,7 +249,9 @@ class Upsample:
         few = rows * height * width < LEAST_CELLS
         if few or size != (2 * height, 2 * width) or torch.jit.is_tracing():
             return self.conv(functional.interpolate(x, size=size, mode="nearest"))
-        found = self.quarters(x)
+        if self._quarters is None:
+            self._quarters = self.conv.like(quarters(self.conv.weight.to(x.dtype)), padding=1)
+        found = self._quarters(x)
         places = ((0, 0), (0, 1), (1, 0), (1, 1))
         parts = [
             part[:, :, down : down + height, right : right + width]

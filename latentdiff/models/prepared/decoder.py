@@ -35,7 +35,7 @@ class PreparedDecoder:
     def __call__(self, z: Tensor) -> Tensor:
         """See the class."""
         if self._first is not None:
-            z = functional.conv2d(z, self._first.weight, self._first.bias)
+            z = functional.conv2d(z, self._first.weight.to(z.dtype), self._first.bias)
         first, *rest = self.middle
         x = first(self.enter(z.contiguous(memory_format=torch.channels_last)))
         for attention, resnet in zip(self.attentions, rest, strict=False):

@@ -30,27 +30,37 @@ def picture(x: Tensor, height: int, width: int) -> Tensor:
     return x.view(x.shape[0], height, width, x.shape[2]).permute(0, 3, 1, 2)
 
 
-def packs(weight: Tensor) -> bool:
-    """Whether oneDNN and MKL have a layout of their own for this weight, and the machine memory for
-    it: some is left to others."""
-    if weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+def packs(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether oneDNN and MKL have a layout of their own for this weight in this number type, and
+    the machine memory for it: some is left to others."""
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     if torch.jit.is_tracing():  # for whoever lays weights out in his own way
         return False
     return (
         weight.device.type == "cpu"
-        and weight.dtype in PACKED_DTYPES
+        and dtype in PACKED_DTYPES
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkl.is_available()
-        and psutil.virtual_memory().available > 2 * weight.nbytes + SPARE_BYTES
+        and psutil.virtual_memory().available > 2 * weight.numel() * dtype.itemsize + SPARE_BYTES
     )
+
+
+def shape_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """What MKL's product is given as the plain weight: for as many rows as were packed for, it
+    reads the shape alone."""
+    return weight.new_empty((), dtype=dtype).expand_as(weight)
 
 
 class Conv:
     """A convolution. On the CPU its weight stands in oneDNN's blocked layout, into which a plain
     call brings it anew each time, as long as there is memory for a second copy. A 3x3 one over few
     cells is one product over each cell's neighbours instead: MKL reads the weight faster, and
-    oneDNN's way to its kernel alone, 45 µs, is a tenth of such a convolution."""
+    oneDNN's way to its kernel alone, 45 µs, is a tenth of such a convolution.
+
+    A weight that is stored in a narrower type than the samples have is widened for that layout, or
+    once, for plain calls.
+    """
 
     def __init__(self, layer: nn.Conv2d) -> None:
         self.weight = layer.weight.detach()
@@ -58,6 +68,7 @@ class Conv:
         self.stride, self.padding = list(layer.stride), [int(p) for p in layer.padding]
         self._packed: Tensor | None = None
         self._packed_for: torch.Size | None = None
+        self._plain: Tensor | None = None
         self._cells = 0
 
     def like(self, weight: Tensor, *, padding: int) -> Conv:
@@ -83,6 +94,7 @@ class Conv:
         padding, stride = self.padding, self.stride
         if packed is None or self._cells:
             if packed is None:
+                self.weight = self.weight.to(x.dtype)
                 found = functional.conv2d(x, self.weight, told, stride, padding)
             else:
                 found = self._product(x, packed, told)
@@ -103,7 +115,7 @@ class Conv:
             (rows, height, width, 3, 3, channels), (row, down, right, down, right, 1)
         )
         found = torch.ops.mkl._mkl_linear.default(
-            near.reshape(self._cells, -1), packed, self.weight.flatten(1), bias, self._cells
+            near.reshape(self._cells, -1), packed, self._plain, bias, self._cells
         )
         return picture(found.view(rows, height * width, -1), height, width)
 
@@ -111,9 +123,9 @@ class Conv:
         """In the best layout for a sample of this shape; None for a plain call."""
         if self._packed_for != x.shape:
             self._packed_for, self._packed, self._cells = x.shape, None, 0
-            if packs(self.weight):
+            if packs(self.weight, x.dtype):
                 self._cells = self._as_product(x)
-                self._packed = self._flat() if self._cells else self._blocked(x)
+                self._packed = self._flat(x.dtype) if self._cells else self._blocked(x)
         return self._packed
 
     def _as_product(self, x: Tensor) -> int:
@@ -123,15 +135,16 @@ class Conv:
         few = usual and cells <= FEW_CELLS and x.dtype == torch.float32
         return x.shape[0] * cells if few else 0
 
-    def _flat(self) -> Tensor:
-        flat = self.weight.permute(0, 2, 3, 1).flatten(1).contiguous()
+    def _flat(self, dtype: torch.dtype) -> Tensor:
+        flat = self.weight.to(dtype).permute(0, 2, 3, 1).flatten(1).contiguous()
         packed: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(flat, self._cells)
+        self._plain = shape_of(flat, dtype)
         return packed
 
     def _blocked(self, x: Tensor) -> Tensor:
         pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
         packed: Tensor = pack(
-            self.weight.to_mkldnn(), self.padding, self.stride, [1, 1], 1, list(x.shape)
+            self.weight.to(x.dtype).to_mkldnn(), self.padding, self.stride, [1, 1], 1, list(x.shape)
         )
         return packed
 
@@ -180,6 +193,7 @@ class Linear:
         again about as many tokens, so that packing the weight for MKL pays."""
         self.often = often
         self._packed: Tensor | None = None
+        self._plain: Tensor | None = None
         self._packed_for = -1
         weights = [layer.weight.detach().flatten(1) for layer in layers]
         biases = [None if layer.bias is None else layer.bias.detach() for layer in layers]
@@ -191,17 +205,19 @@ class Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """(…, C) → (…, D)."""
         rows = x.numel() // x.shape[-1]
-        packed = self._packed_weight(rows) if self.often else None
+        packed = self._packed_weight(rows, x.dtype) if self.often else None
         if packed is None:
+            self.weight = self.weight.to(x.dtype)
             return functional.linear(x, self.weight, self.bias)
-        return torch.ops.mkl._mkl_linear.default(x, packed, self.weight, self.bias, rows)
+        return torch.ops.mkl._mkl_linear.default(x, packed, self._plain, self.bias, rows)
 
-    def _packed_weight(self, rows: int) -> Tensor | None:
+    def _packed_weight(self, rows: int, dtype: torch.dtype) -> Tensor | None:
         """In MKL's layout for a product with so many rows; None for a plain call."""
         if self._packed_for != rows:
             self._packed_for, self._packed = rows, None
-            if self.weight.dtype == torch.float32 and packs(self.weight):
+            if dtype == torch.float32 and packs(self.weight, dtype):
                 self._packed = torch.ops.mkl._mkl_reorder_linear_weight(
-                    self.weight.contiguous(), rows
+                    self.weight.to(dtype).contiguous(), rows
                 )
+                self._plain = shape_of(self.weight, dtype)
         return self._packed

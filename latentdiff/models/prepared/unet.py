@@ -46,7 +46,8 @@ class PreparedUnet:
         self.up = [self._up(block) for block in unet.up_blocks]
         self.norm = None if unet.conv_norm_out is None else Norm(unet.conv_norm_out, silu=True)
         self.leave = Conv(unet.conv_out)
-        self._weight = torch.cat([one.weight.detach() for one in self._projections])
+        weights = [one.weight.detach().to(unet.dtype) for one in self._projections]
+        self._weight = torch.cat(weights)
         self._bias = torch.cat(self._biases)
         self._widths = [len(bias) for bias in self._biases]
         self._told: OrderedDict[int, tuple[Tensor, int, Tensor | None, Told, Tensor | None]]
