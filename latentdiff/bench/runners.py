@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 QUIET = {
-    **{"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false"},
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+    "TOKENIZERS_PARALLELISM": "false",
     "PYTHONDONTWRITEBYTECODE": "",
 }
 """Idle threads of one entrant must not take the processor from the one whose turn it is; and all

@@ -61,9 +61,7 @@ def tokenize(
         for text, encoded in zip(at_limit, uncut(tokenizer, at_limit), strict=True)
         if len(encoded.ids) > limit - 2
     }
-    return TokenBatch(
-        cut, tuple(lost.get(text, ()) for text in texts), (1,) * len(texts)
-    )
+    return TokenBatch(cut, tuple(lost.get(text, ()) for text in texts), (1,) * len(texts))
 
 
 def _chunked(tokenizer: CLIPTokenizer, texts: list[str], chunks: int | None) -> TokenBatch:

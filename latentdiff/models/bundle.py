@@ -220,7 +220,7 @@ def _load_folder(
         else load_network(folder / part, part, dtype, variant)
         for part in folders.NETWORKS
     }
-    networks = {part: network.part for part, network in read.items()}
+    networks: dict[str, Any] = {part: network.part for part, network in read.items()}
     for network in networks.values():
         network.light.to(device)
     scheduler, changes = load_scheduler_config(folder, layout.scheduler_class)

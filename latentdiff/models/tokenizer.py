@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 
-
 def build_tokenizer(
     captions: Iterable[str], max_length: int, *, vocab_size: int = 4096
 ) -> CLIPTokenizer:

@@ -4,13 +4,13 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 NOT_FOR_DRAWING = (
     *("datasets", "pandas", "pyarrow", "matplotlib", "fastapi", "uvicorn", "tensorboard"),
-    *("diffusers.pipelines", "diffusers.models.unets.unet_1d"),
-    *("diffusers.models.unets.unet_3d_condition",),
-    *("diffusers.models.transformers.transformer_flux", "diffusers.models.controlnets"),
-    *("diffusers.hooks.first_block_cache", "latentdiff.training.run", "latentdiff.training.tasks"),
-    *("latentdiff.measure", "latentdiff.web", "latentdiff.bench"),
+    *("diffusers", "transformers", "accelerate", "peft", "huggingface_hub", "scipy", "sympy"),
+    *("torch._dynamo", "torch._inductor", "torch._decomp", "torch._refs"),
+    *("latentdiff.training", "latentdiff.measure", "latentdiff.web", "latentdiff.bench"),
 )
 
 DRAWN = """
@@ -38,6 +38,32 @@ assert sys.modules["diffusers.models.unets"] is face
 print()
 """
 
+KERNELS = """
+import sys, types
+from latentdiff import deferred
+deferred.import_torch()
+import gc, torch
+assert gc.isenabled()
+kernels = sys.modules[deferred.META_KERNELS]
+assert isinstance(kernels, deferred.Deferred)
+torch.randn(2, generator=torch.Generator().manual_seed(0))
+import torch._decomp
+assert type(kernels) is types.ModuleType
+flat = torch.nn.functional.interpolate(torch.empty(1, 2, 4, 4, device="meta"), scale_factor=2.0)
+assert flat.shape == (1, 2, 8, 8)
+print()
+"""
+
+COMPILED = """
+from latentdiff import deferred
+deferred.import_torch()
+import torch
+compiled = torch.compile(lambda x: x.sin() + 1, backend="aot_eager")
+found = compiled(torch.zeros(3, requires_grad=True))
+assert found.tolist() == [1, 1, 1]
+print()
+"""
+
 
 def run(code: str, *arguments: str) -> set[str]:
     script = f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
@@ -56,3 +82,8 @@ def test_drawing_from_the_shell_imports_nothing_it_has_no_use_for(tmp_path) -> N
 
 def test_a_deferred_package_is_itself_as_soon_as_it_is_asked() -> None:
     run(ASKED)
+
+
+@pytest.mark.parametrize("code", [KERNELS, COMPILED], ids=["meta kernels", "compiler"])
+def test_torch_s_meta_kernels_are_there_for_whoever_needs_them(code: str) -> None:
+    run(code)

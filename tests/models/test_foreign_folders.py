@@ -156,13 +156,13 @@ def test_an_absurd_config_is_refused_in_a_line_before_anything_is_built_from_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     damage(folder / file)
-    build = networks.build_network
+    lay_out = networks.lay_out
 
     def guarded(part: str, config: Mapping[str, Any], where: str) -> Any:
         assert part != Path(file).parent.name, "it was to be refused before"
-        return build(part, config, where)
+        return lay_out(part, config, where)
 
-    monkeypatch.setattr(networks, "build_network", guarded)
+    monkeypatch.setattr(networks, "lay_out", guarded)
     with pytest.raises(UserError) as caught:
         bundles.load(folder)
     assert words in str(caught.value)

@@ -232,7 +232,7 @@ def test_what_someone_put_into_a_network_is_left_to_the_network() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_prepared_decoder_gives_what_the_decoder_gives(kind: str) -> None:
     vae = KINDS[kind]().vae
-    assert decoder_fits(vae.decoder)
+    assert decoder_fits(vae)
     autoencoder = Autoencoder(vae)
     for rows, side in ((1, 8), (3, 16)):
         z = torch.randn(rows, vae.config.latent_channels, side, side)

@@ -127,7 +127,7 @@ def foreign(kind: str, **scheduler: Any) -> Bundle:
 
     torch.manual_seed(3)
     two = kind == "2"
-    tokenizer = clip_tokenizer(kind)
+    tokenizer = clip_tokenizer(kind).own
     return tiny.finished(
         unet=UNet2DConditionModel(
             sample_size=64,
@@ -345,7 +345,7 @@ def test_convert_goes_both_ways_and_settles_what_is_predicted(
 
 
 def test_clip_s_own_vocabulary_is_whole() -> None:
-    tokenizer = clip_tokenizer("2")
+    tokenizer = clip_tokenizer("2").own
     assert len(tokenizer) == 49408
     ids = tokenizer("a photo of an astronaut riding a horse").input_ids
     assert ids == [49406, 320, 1125, 539, 550, 18376, 6765, 320, 4558, 49407]

@@ -128,7 +128,7 @@ class _Embedding(nn.Embedding):
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
-    return _Embedding(count, width, **layers.EMPTY)
+    return _Embedding(count, width, device=layers.EMPTY)
 
 
 def lay_out(config: Mapping[str, Any]) -> TextEncoder | None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from latentdiff.models.light.settings import Settings
 
-EMPTY = {"device": "meta"}
+EMPTY = "meta"
+"""The device of a weight that has its shape and no memory yet."""
 EXACTLY = {(torch.float16, torch.float32), (torch.bfloat16, torch.float32)}
 """Number types of which the second holds every value of the first."""
 
@@ -63,22 +64,22 @@ class Linear(nn.Linear):
 
 def conv(inputs: int, outputs: int, size: int = 3, *, stride: int = 1, padding: int = 1) -> Conv2d:
     """A convolution; 3x3 with a border of one cell by default."""
-    return Conv2d(inputs, outputs, size, stride=stride, padding=padding, **EMPTY)
+    return Conv2d(inputs, outputs, size, stride=stride, padding=padding, device=EMPTY)
 
 
 def linear(inputs: int, outputs: int, *, bias: bool = True) -> Linear:
     """A linear layer."""
-    return Linear(inputs, outputs, bias=bias, **EMPTY)
+    return Linear(inputs, outputs, bias=bias, device=EMPTY)
 
 
 def group_norm(groups: int, channels: int, eps: float) -> nn.GroupNorm:
     """A group norm; ValueError where the groups do not divide the channels."""
-    return nn.GroupNorm(groups, channels, eps=eps, **EMPTY)
+    return nn.GroupNorm(groups, channels, eps=eps, device=EMPTY)
 
 
 def layer_norm(width: int, eps: float = 1e-5) -> nn.LayerNorm:
     """A layer norm."""
-    return nn.LayerNorm(width, eps=eps, **EMPTY)
+    return nn.LayerNorm(width, eps=eps, device=EMPTY)
 
 
 class Resnet(nn.Module):

@@ -39,7 +39,9 @@ class Part(Generic[M]):
     @property
     def dtype(self) -> torch.dtype:
         """What a network computes in."""
-        return self._form.computes_in or self._weight().dtype if self._make else self._weight().dtype
+        return (
+            self._form.computes_in or self._weight().dtype if self._make else self._weight().dtype
+        )
 
     def _weight(self) -> Tensor:
         # A parameter's own: diffusers' `unet.device` walks all modules, for each of 10,000 recipes.

@@ -121,7 +121,7 @@ class Settings(dict[str, Any]):
 
 def filled_in(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Settings:
     """A config.json's settings with what it leaves out; what it says of its writer left away."""
-    return Settings(defaults | {k: v for k, v in config.items() if not k.startswith("_")})
+    return Settings({**defaults, **{k: v for k, v in config.items() if not k.startswith("_")}})
 
 
 def plain(settings: Mapping[str, Any], free: tuple[str, ...], defaults: Mapping[str, Any]) -> bool:

@@ -90,7 +90,7 @@ def make(
     marks: Mapping[str, Mark],
     max_length: int,
 ) -> ClipTokenizer:
-    """A tokenizer of a vocabulary. marks: by transformers' names, `MARKS`; all in the vocabulary."""
+    """A tokenizer of a vocabulary, in which all marks are. marks: by their names, `MARKS`."""
     from tokenizers import (
         Regex,
         Tokenizer,
@@ -124,15 +124,14 @@ def make(
     backend.decoder = decoders.ByteLevel()
     for name in MARKS:  # of two that are written alike the last one counts
         backend.add_special_tokens([_added(marks[name])])
-    begin, end = _text(marks["bos_token"]), _text(marks["eos_token"])
-    backend.post_processor = processors.RobertaProcessing(
-        (end, backend.token_to_id(end)), (begin, backend.token_to_id(begin)), False, False
-    )
-    return ClipTokenizer(
+    made = ClipTokenizer(
         backend_tokenizer=backend,
         model_max_length=max_length,
         **{name: _text(marks[name]) for name in MARKS},
     )
+    begin, end = (made.bos_token, made.bos_token_id), (made.eos_token, made.eos_token_id)
+    backend.post_processor = processors.RobertaProcessing(end, begin, False, False)
+    return made
 
 
 def letters() -> list[str]:
@@ -181,14 +180,18 @@ def _read(folder: Path, positions: int) -> ClipTokenizer | None:
         lines = (folder / "merges.txt").read_text("utf-8").splitlines()
         pairs = (line.partition(" ") for line in lines if line and not line.startswith("#version"))
         return make(vocabulary, [(left, right) for left, _, right in pairs], marks, length)
+    written = read_json(whole)
     named = {name: _text(mark) for name, mark in marks.items()}
-    if not _is_plain(read_json(whole), named):
+    if not _is_plain(written, named):
         return None
     from tokenizers import Tokenizer
 
-    return ClipTokenizer(
-        backend_tokenizer=Tokenizer.from_file(str(whole)), model_max_length=length, **named
-    )
+    backend = Tokenizer.from_file(str(whole))
+    there = {token["content"] for token in written["added_tokens"]}
+    for name in MARKS:
+        if named[name] not in there:
+            backend.add_special_tokens([_added(marks[name])])
+    return ClipTokenizer(backend_tokenizer=backend, model_max_length=length, **named)
 
 
 def _marks(config: Mapping[str, Any], folder: Path) -> dict[str, Mark]:
@@ -197,32 +200,30 @@ def _marks(config: Mapping[str, Any], folder: Path) -> dict[str, Mark]:
     told = read_json(place) if place.is_file() else {}
     if not set(told) <= set(MARKS):
         raise KeyError("there are marks of other kinds")
-    default = {name: END for name in MARKS} | {"bos_token": START}
+    default = dict.fromkeys(MARKS, END) | {"bos_token": START}
     return {name: told.get(name, config.get(name, default[name])) for name in MARKS}
 
 
 def _is_plain(written: dict[str, Any], marks: Mapping[str, str]) -> bool:
     """Whether a tokenizer.json does what `CLIPTokenizer` does with its vocabulary, merges and
     marks, whatever else it says."""
-    expected = json.loads(_pattern(tuple(marks.items())))
+    expected, named = json.loads(_pattern(tuple(marks.items()))), set(marks.values())
     model, pattern = written["model"], expected["model"]
-    added = {token["content"]: token for token in written["added_tokens"]}
+    known = {token["content"]: token for token in expected["added_tokens"]}
     end, begin = (written["post_processor"][name] for name in ("sep", "cls"))
     ids = {token["content"]: token["id"] for token in written["added_tokens"]}
     return (
         all(written[key] == expected[key] for key in ("normalizer", "pre_tokenizer", "decoder"))
         and all(model[key] == pattern[key] for key in pattern if key not in ("vocab", "merges"))
-        and set(added) == set(marks.values())
         and all(
-            {**token, "id": 0} == {**pattern_token, "id": 0}
-            for pattern_token in expected["added_tokens"]
-            for token in [added[pattern_token["content"]]]
+            {**token, "id": 0} == {**known[token["content"]], "id": 0}
+            for token in written["added_tokens"]
         )
         and {**written["post_processor"], "sep": 0, "cls": 0}
         == {**expected["post_processor"], "sep": 0, "cls": 0}
         and end == [marks["eos_token"], ids[marks["eos_token"]]]
         and begin == [marks["bos_token"], ids[marks["bos_token"]]]
-        and all(model["vocab"].get(mark) == ids[mark] for mark in set(marks.values()))
+        and all(model["vocab"][mark] == ids.get(mark, model["vocab"][mark]) for mark in named)
     )
 
 

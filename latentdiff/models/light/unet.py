@@ -107,11 +107,11 @@ class Unet(Light):
             self._down(k, [first, *widths][k : k + 2], counts[k], resnet)
             for k in range(len(widths))
         )
-        self.mid_block = Block(
-            [resnet(widths[-1], widths[-1]) for _ in range(2)], [self._transformer(-1)]
-        )
         self.up_blocks = nn.ModuleList(
             self._up(k, counts[k] + 1, resnet) for k in reversed(range(len(widths)))
+        )
+        self.mid_block = Block(
+            [resnet(widths[-1], widths[-1]) for _ in range(2)], [self._transformer(-1)]
         )
         self.conv_norm_out = layers.group_norm(config.norm_num_groups, first, config.norm_eps)
         self.conv_out = layers.conv(first, config.out_channels)
@@ -182,7 +182,7 @@ class Pool(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.num_heads = heads
-        self.positional_embedding = nn.Parameter(torch.empty(1, width, device="meta"))
+        self.positional_embedding = nn.Parameter(torch.empty(1, width, device=layers.EMPTY))
         self.k_proj = layers.linear(width, width)
         self.q_proj = layers.linear(width, width)
         self.v_proj = layers.linear(width, width)

@@ -231,7 +231,7 @@ def clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def clip_tokenizer(kind: str) -> Part[CLIPTokenizer]:
     """The tokenizer of Stable Diffusion "1" (padded with the end mark) or "2" (with "!")."""
     vocabulary, merges = clip_vocabulary()
-    marks = {name: END for name in MARKS} | {"bos_token": START}
+    marks = dict.fromkeys(MARKS, END) | {"bos_token": START}
     if kind == "2":
         marks["pad_token"] = "!"
     return _made(vocabulary, merges, marks, 77)
