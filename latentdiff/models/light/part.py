@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 from torch import Tensor
 
+from latentdiff.models.light.layers import Light
+
 M = TypeVar("M")
 _LOCK = threading.RLock()
 
@@ -39,9 +41,8 @@ class Part(Generic[M]):
     @property
     def dtype(self) -> torch.dtype:
         """What a network computes in."""
-        return (
-            self._form.computes_in or self._weight().dtype if self._make else self._weight().dtype
-        )
+        form = self._form
+        return form.dtype if isinstance(form, Light) else self._weight().dtype
 
     def _weight(self) -> Tensor:
         # A parameter's own: diffusers' `unet.device` walks all modules, for each of 10,000 recipes.

@@ -177,7 +177,7 @@ def _read(folder: Path, positions: int) -> ClipTokenizer | None:
     marks, whole = _marks(config, folder), folder / "tokenizer.json"
     if not whole.is_file():
         vocabulary = read_json(folder / "vocab.json")
-        lines = (folder / "merges.txt").read_text("utf-8").splitlines()
+        lines = (folder / "merges.txt").read_text("utf-8").split("\n")
         pairs = (line.partition(" ") for line in lines if line and not line.startswith("#version"))
         return make(vocabulary, [(left, right) for left, _, right in pairs], marks, length)
     written = read_json(whole)
