@@ -6,7 +6,7 @@ deferred package stands in `sys.modules` with its path, so its submodules are im
 is not there yet is found by running its own `__init__`, then and there, and from then on it is the
 package.
 
-`import torch` ends with a module of kernels for tensors without memory, a quarter of its time; they
+`import torch` ends with a module of kernels for tensors without memory, a sixth of its time; they
 serve compilers and whoever computes on the meta device, so they come with the first of these.
 """
 
