@@ -1,4 +1,4 @@
-"""Train the embedded model from nothing: scenes, VAE, CLIP, judge, latents, U-Net, one folder.
+"""Train the embedded model from nothing: scenes, VAE, CLIP, judge, latents, text, U-Net, a folder.
 
     python -m latentdiff.train_scripts.snowglobe --networks cpu2 --run-dir RUN
     python -m latentdiff.train_scripts.snowglobe --networks cpu2 --run-dir RUN --ship v2
@@ -53,12 +53,15 @@ class RecipeConfig:
     vae_minutes: float = 40.0
     clip_minutes: float = 15.0
     judge_minutes: float = 10.0
+    text_minutes: float = 20.0
+    """The text tower, towards the latents that captions let one expect."""
     unet_minutes: float = 180.0
     """Longest training of the U-Net, over all sittings."""
     vae_options: str = ""
     """More options of the VAE stage, as on its command line; write --vae-options="--crop 64"."""
     clip_options: str = ""
     judge_options: str = ""
+    text_options: str = ""
     unet_options: str = ""
     warm_compile: bool = False
     """Compile the U-Net while the autoencoder trains, so that its stage starts at once (GPU)."""
@@ -166,6 +169,8 @@ def run(config: RecipeConfig) -> None:
     for wait in waiting:
         wait(Stage.begun)
     Stage(config.run_dir, "encode", own(config, "encode")).finish(Stage.begun)
+    drawn = (*latents(config), "--clip", str(config.place("clip")))
+    train(config, "text", config.text_minutes, config.text_options, *drawn)(Stage.begun)
     # On two cores the U-Net has no end of its own: `ship` decays a branch of it.
     parts = (*unet_data(config), *(("--lr-schedule", "constant") if open_ended(config) else ()))
     unet = train(config, "text_to_image", config.unet_minutes, config.unet_options, *parts)
@@ -181,10 +186,15 @@ def open_ended(config: RecipeConfig) -> bool:
     return config.networks == "cpu2"
 
 
+def latents(config: RecipeConfig) -> tuple[str, ...]:
+    """The scenes, their latents, and the autoencoder that made them."""
+    places = {"pool": config.pool, "cache": config.cache, "vae": config.place("vae")}
+    return tuple(word for name, place in places.items() for word in (f"--{name}", str(place)))
+
+
 def unet_data(config: RecipeConfig) -> tuple[str, ...]:
     """What the U-Net is trained from: scenes, their latents, and the frozen networks."""
-    parts = ("--vae", str(config.place("vae")), "--clip", str(config.place("clip")))
-    return ("--pool", str(config.pool), "--cache", str(config.cache), *parts)
+    return (*latents(config), "--clip", str(config.place("text")))
 
 
 def ship(config: RecipeConfig) -> None:

@@ -7,6 +7,7 @@ from latentdiff.cli import groups
 TASKS = {
     "vae": ("latentdiff.train_scripts.vae", "the autoencoder: pictures to latents and back"),
     "clip": ("latentdiff.train_scripts.clip", "text and vision towers, and the tokenizer"),
+    "text": ("latentdiff.train_scripts.text", "the text tower, towards the expected latents"),
     "text-to-image": ("latentdiff.train_scripts.text_to_image", "the U-Net that draws"),
     "judge": ("latentdiff.train_scripts.judge", "the classifier that measures pictures"),
 }

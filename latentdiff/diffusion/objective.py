@@ -226,6 +226,7 @@ def sample_timesteps(
     positions: Tensor | npt.NDArray[np.integer],
     num_train_timesteps: int,
     method: str = "uniform",
+    shift: float = 1.0,
 ) -> Tensor:
     """Training timesteps (B,) int64 as a pure function of addressed draws.
 
@@ -233,6 +234,8 @@ def sample_timesteps(
     "uniform": ⌊u·T⌋. "stratified": position p draws from stratum p of 256, taken in bit-reversed
     order, so that every aligned run of 2^k positions covers 2^k equal parts of 0 … T−1 once, for
     any batch size and any number of processes; each single draw stays within its stratum.
+    shift: s > 1 visits the noisy timesteps more often, u becomes s u / (1 + (s − 1) u) (Esser et
+    al. 2024, arXiv:2403.03206, section 5.3.2); 1 leaves u as it is.
     """
     if method not in SAMPLING_METHODS:
         raise unknown_name("timestep sampling", method, SAMPLING_METHODS)
@@ -244,6 +247,9 @@ def sample_timesteps(
         if place.shape != draws.shape:
             raise ValueError(f"{tuple(draws.shape)} draws for {tuple(place.shape)} positions")
         draws = (_bit_reversed(place % NUM_STRATA) + draws) / NUM_STRATA
+    if not shift > 0:
+        raise ValueError(f"shift is {shift}, expected above 0")
+    draws = shift * draws / (1.0 + (shift - 1.0) * draws)
     chosen = torch.floor(draws * num_train_timesteps).to(torch.int64)
     return chosen.clamp(max=num_train_timesteps - 1)
 

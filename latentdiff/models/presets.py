@@ -48,6 +48,8 @@ class Preset:
     unet_attention: tuple[bool, ...]
     unet_heads: int
     unet_groups: int
+    time_width: int | None = None
+    """Width of the embedding of timestep and pooled text; None: four times the first level's."""
 
     @property
     def factor(self) -> int:
@@ -74,11 +76,12 @@ _SNOWGLOBE = Preset(
     vae_channels=(16, 48, 96, 96),
     vae_groups=8,
     latent_channels=8,
-    unet_channels=(48, 80, 128, 192),
+    unet_channels=(48, 80, 128, 176),
     unet_layers=2,
     unet_attention=(False, False, True, True),
     unet_heads=4,
     unet_groups=8,
+    time_width=320,
 )
 
 PRESETS: dict[str, Preset] = {
@@ -134,6 +137,7 @@ def unet_config(preset: str) -> dict[str, Any]:
         "attention_head_dim": p.unet_heads,
         "cross_attention_dim": p.text_width,
         "norm_num_groups": p.unet_groups,
+        "time_embedding_dim": p.time_width,
         # The pooled text joins the timestep, and both steer every level: Dhariwal & Nichol 2021's
         # adaptive group norm.
         "addition_embed_type": "text",

@@ -18,6 +18,7 @@ class TrainConfig:
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "How long and how fast it learns": (
             *("max_minutes", "seed", "gradient_accumulation", "optimizer", "muon_learning_rate"),
+            "muon_weight_decay",
             *("lr_schedule", "warmup_steps", "decay_fraction", "decay_shape", "weight_decay"),
             *("betas", "grad_clip", "ema_decay", "ema_every", "ema_device"),
         ),
@@ -57,6 +58,8 @@ class TrainConfig:
     """Peak learning rate."""
     muon_learning_rate: float = 0.015
     """Peak learning rate of Muon's matrices; the others have learning_rate."""
+    muon_weight_decay: float = 0.0
+    """Decoupled weight decay of Muon's matrices; some 0.1 for a long training from nothing."""
     lr_schedule: Literal["wsd", "cosine", "constant"] = "wsd"
     """After the warm-up: stay, then decay to zero; a cosine to zero from there; or stay."""
     warmup_steps: int = 100
@@ -144,7 +147,7 @@ class TrainConfig:
             _at_least(name, getattr(self, name), low)
         for name in ("warmup_steps", "threads", "num_workers", "validate_every", "sheet_every"):
             _at_least(name, getattr(self, name), 0)
-        for name in ("weight_decay", "grad_clip", "checkpoint_minutes"):
+        for name in ("weight_decay", "muon_weight_decay", "grad_clip", "checkpoint_minutes"):
             _at_least(name, getattr(self, name), 0)
         if self.num_workers:
             _at_least("prefetch", self.prefetch, 1)

@@ -42,12 +42,13 @@ def build_optimizer(
     betas: tuple[float, float],
     kind: str = "adamw",
     muon_learning_rate: float = 0.015,
+    muon_weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019); biases, norms and scalars are not decayed.
 
     kind: "adamw", fused, or "adamw8bit" of bitsandbytes, whose moments take 2 bytes a weight
     instead of 8 (Dettmers et al. 2022, arXiv:2110.02861); UserError when that is not installed; or
-    "muon", which takes `muon_learning_rate` for the matrices.
+    "muon", which takes `muon_learning_rate` and `muon_weight_decay` for the matrices.
     """
     named = trained_parameters(module)
     if not named:
@@ -63,6 +64,7 @@ def build_optimizer(
             matrix_rate=muon_learning_rate,
             betas=betas,
             weight_decay=weight_decay,
+            matrix_decay=muon_weight_decay,
         )
     groups = [
         {"params": [p for p in named.values() if p.ndim >= 2], "weight_decay": weight_decay},

@@ -96,8 +96,10 @@ class Muon(torch.optim.Optimizer):
     """Muon for the matrices of a module, AdamW for the rest.
 
     named: trained parameters by name. learning_rate is AdamW's; Muon's is `matrix_rate`, and both
-    follow the same schedule (a group's `rate_factor` times the rate that the loop sets). Matrices
-    are not decayed. With several processes, all of one shape are dealt out among them and the
+    follow the same schedule (a group's `rate_factor` times the rate that the loop sets). Updates
+    are as large for a large matrix as for a small one, so matrices that grow learn ever more
+    slowly; `matrix_decay`, decoupled, keeps them small (Liu et al. 2025, arXiv:2502.16982).
+    With several processes, all of one shape are dealt out among them and the
     results exchanged, so every process must step at the same time.
 
     As in torch's fused kernels, the attribute `grad_scale` divides the gradients, and a step whose
@@ -116,6 +118,7 @@ class Muon(torch.optim.Optimizer):
         matrix_rate: float,
         betas: tuple[float, float],
         weight_decay: float,
+        matrix_decay: float = 0.0,
         momentum: float = 0.95,
     ) -> None:
         matrices = [p for n, p in named.items() if is_matrix(n, p, embeddings)]
@@ -129,7 +132,7 @@ class Muon(torch.optim.Optimizer):
         groups = [g for g in groups if g["params"]]
         defaults = {"lr": learning_rate, "rate_factor": 1.0}
         super().__init__(groups, defaults)
-        self.betas, self.momentum = betas, momentum
+        self.betas, self.momentum, self.matrix_decay = betas, momentum, matrix_decay
         self.matrices = matrices
         for parameter in matrices:
             self.state[parameter]["momentum"] = torch.zeros_like(parameter)
@@ -190,6 +193,11 @@ class Muon(torch.optim.Optimizer):
             # A momentum drawn towards itself stays; a rate of zero leaves the weights.
             grads = [torch.where(keep, g, m) for g, m in zip(grads, momenta, strict=True)]
         torch._foreach_lerp_(momenta, grads, 1 - self.momentum)
+        if self.matrix_decay:
+            kept: float | Tensor = 1.0 - rate * self.matrix_decay
+            if keep is not None:
+                kept = torch.where(keep, kept, 1.0)
+            torch._foreach_mul_([p.data for p in trained], kept)
         places: dict[Shape, list[int]] = {}
         for k, parameter in enumerate(trained):
             places.setdefault(_shape(parameter), []).append(k)

@@ -6,20 +6,22 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from latentdiff import files
+from latentdiff.conditioning.text import tokenize
 from latentdiff.data.rendered.pixel_pool import PixelPool
 from latentdiff.data.rendered.pool_latents import PoolLatents, build_pool_latents
 from latentdiff.devices import find_device
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.preview import fit_preview
 from latentdiff.pixels import to_pixels
-from latentdiff.scenes.captions import vocabulary
+from latentdiff.scenes.captions import prompt, vocabulary
 from latentdiff.scenes.catalog import (
     RELATIONS,
     SETTINGS,
@@ -28,6 +30,13 @@ from latentdiff.scenes.catalog import (
     held_out_subjects,
 )
 from latentdiff.training.frozen import encoder_hash, load_vae
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel
+
+    from latentdiff.models.bundle import Bundle
+
+_PROMPTS_AT_ONCE = 256
 
 
 def encode_pool(
@@ -77,6 +86,28 @@ def world_facts(
     }
 
 
+@torch.no_grad()
+def text_projection(clip: CLIPModel, whole: Bundle) -> Tensor:
+    """(P, D): takes the pooled states of the model's text tower nearest to CLIP's text embeddings.
+
+    Least squares over the prompts of all pairs of a trained subject and a setting; CLIP's own
+    projection where the towers are one.
+    """
+    texts = [prompt((subject,), setting) for subject in base_subjects() for setting in SETTINGS]
+    ids = tokenize(whole.tokenizer, texts).input_ids
+    tower = whole.text_encoder.float()
+    pooled = torch.cat([tower(part).pooler_output for part in ids.split(_PROMPTS_AT_ONCE)])
+    wanted = torch.cat([_embedded(clip, part) for part in ids.split(_PROMPTS_AT_ONCE)])
+    found: Tensor = torch.linalg.lstsq(pooled.double(), wanted.double()).solution.T.float()
+    return found
+
+
+def _embedded(clip: CLIPModel, ids: Tensor) -> Tensor:
+    """CLIP's own unit embeddings of prompts, (B, P)."""
+    pooled = clip.text_model(ids).pooler_output
+    return torch.nn.functional.normalize(clip.text_projection(pooled), dim=-1)
+
+
 def assemble(
     folder: Path,
     *,
@@ -89,7 +120,8 @@ def assemble(
 ) -> Path:
     """The shippable folder: a diffusers model in half precision, with judge and vision tower.
 
-    unet: a text-to-image export (a whole model); clip: a CLIP export; judge: a judge export.
+    unet: a text-to-image export (a whole model); clip: a CLIP export, whose vision tower is kept
+    with a projection of the model's own text tower onto CLIP's; judge: a judge export.
     """
     from transformers import CLIPModel
 
@@ -104,6 +136,8 @@ def assemble(
             part.rename(temporary / part.name)
         (temporary / "model").rmdir()
         model = CLIPModel.from_pretrained(clip / "clip", local_files_only=True)
+        with torch.no_grad():
+            model.text_projection.weight.copy_(text_projection(model, whole))
         save_vision(model, temporary / "clip_vision", torch.float16)
         if judge is not None:
             shutil.copytree(judge, temporary / "judge")

@@ -73,6 +73,7 @@ def learner(task: Task, config: TrainConfig, processes: Processes, beginning: Be
         betas=config.betas,
         kind=config.optimizer,
         muon_learning_rate=config.muon_learning_rate,
+        muon_weight_decay=config.muon_weight_decay,
     )
     loss_scale = LossScale(processes.device) if processes.dtype == torch.float16 else None
     if beginning.source is not None:

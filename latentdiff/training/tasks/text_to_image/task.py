@@ -236,6 +236,7 @@ class TextToImageTask:
             torch.tensor(list(positions)),
             self.schedule.num_train_timesteps,
             method=self.config.timesteps,
+            shift=self.config.timestep_shift,
         )
 
     def _noise(self, purpose: str, addresses: Sequence[int], shape: tuple[int, int, int]) -> Tensor:

@@ -28,7 +28,7 @@ class TextToImageConfig:
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "What is learnt": (
             *("train_text_encoder", "prediction_type", "weighting", "min_snr_gamma"),
-            *("offset_noise", "timesteps", "zero_terminal_snr"),
+            *("offset_noise", "timesteps", "timestep_shift", "zero_terminal_snr"),
         ),
         "Training from nothing": (
             *("model", "vae", "clip", "num_train_timesteps", "beta_schedule", "beta_start"),
@@ -101,6 +101,9 @@ class TextToImageConfig:
     """Standard deviation of a constant added to each channel's noise (Guttenberg 2023); 0: none."""
     timesteps: Literal["uniform", "stratified"] = "stratified"
     """How timesteps are drawn: independent, or spread evenly over neighbouring samples."""
+    timestep_shift: float = 1.0
+    """Above 1, noisy timesteps, where the subject is decided, are visited more often: u becomes
+    s u / (1 + (s - 1) u) (Esser et al. 2024). Validation stays uniform."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     validation_pictures: int = 64
@@ -149,6 +152,8 @@ class TextToImageConfig:
             raise UserError("validation_seed equals world_seed: scenes would not be unseen")
         if self.validation_pictures < 1 or self.validation_pairs < 1:
             raise UserError("validation_pictures and validation_pairs must be at least 1")
+        if not self.timestep_shift > 0:
+            raise UserError(f"timestep_shift is {self.timestep_shift}, expected above 0")
         if self.offset_noise < 0:
             raise UserError(f"offset_noise is {self.offset_noise}, expected at least 0")
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
