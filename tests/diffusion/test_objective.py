@@ -208,6 +208,16 @@ def test_stratified_timesteps_are_uniform_over_all():
     assert float((counts - 0.1).abs().max()) < 0.003
 
 
+def test_a_shift_moves_the_median_timestep_and_keeps_the_ends():
+    u = np.linspace(0.0, 1.0, 9, endpoint=False)
+    plain = sample_timesteps(u, torch.arange(9), 1000)
+    assert torch.equal(sample_timesteps(u, torch.arange(9), 1000, shift=1.0), plain)
+    shifted = sample_timesteps(np.array([0.0, 0.5, 1 - 1e-9]), torch.arange(3), 1000, shift=3.0)
+    assert shifted.tolist() == [0, 750, 999]
+    with pytest.raises(ValueError, match="shift is 0"):
+        sample_timesteps(u, torch.arange(9), 1000, shift=0.0)
+
+
 def test_variational_small_needs_two_steps():
     with pytest.raises(UserError, match="at least 2"):
         loss_weights(linear(1), weighting="variational_small")

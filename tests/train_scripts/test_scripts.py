@@ -18,6 +18,7 @@ from latentdiff.training.tasks.vae_task import VaeConfig
 SCRIPTS = {
     "vae": "vae_task",
     "clip": "clip_task",
+    "text": "text_task",
     "text_to_image": "text_to_image",
     "judge": "judge_task",
 }

@@ -124,6 +124,29 @@ def test_a_non_finite_gradient_changes_no_weight_and_no_state():
     assert guard.trouble() is not None
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_weight_decay_draws_matrices_to_zero_by_the_rate_and_nothing_else(decay: float) -> None:
+    layers = Layers()
+    before = {name: p.detach().clone() for name, p in layers.named_parameters()}
+    optimizer = build_optimizer(
+        layers,
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        betas=(0.9, 0.99),
+        kind="muon",
+        muon_learning_rate=0.02,
+        muon_weight_decay=decay,
+    )
+    for parameter in layers.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    GuardedStep(optimizer, layers, grad_clip=0.0)(torch.zeros(()), 1, 1e-3)
+    assert isinstance(optimizer, muon.Muon)
+    chosen = {id(p) for p in optimizer.matrices}
+    for name, parameter in layers.named_parameters():
+        kept = 1 - 0.02 * decay if id(parameter) in chosen else 1.0
+        torch.testing.assert_close(parameter.detach(), before[name] * kept, msg=name)
+
+
 def test_a_parameter_that_took_no_part_is_left_alone():
     module = layers()
     module.unused = nn.Linear(6, 6)

@@ -19,6 +19,8 @@ from latentdiff.scenes.records import SceneRecord
 Float = NDArray[np.float32]
 RIDGE = 1.0
 """Pictures of the overall mean that are added to every part's own."""
+_LEAST = 1e-3
+"""Directions with less than this share of the largest deviation are not made larger than it."""
 
 
 class ExpectedLatents:
@@ -56,7 +58,8 @@ class ExpectedLatents:
             raise ValueError(f"directions is {directions}, expected 1 … {len(self.spectrum)}")
         self._of_parts = (means @ axes[:directions].T).astype(np.float32)
         found = design @ self._of_parts
-        self._of_parts /= found.std(axis=0) ** power
+        std = found.std(axis=0)
+        self._of_parts /= np.maximum(std, _LEAST * std.max()) ** power
         self._of_parts *= np.sqrt(mean_square / np.mean((design @ self._of_parts) ** 2))
 
     def __call__(self, records: Sequence[SceneRecord]) -> Float:

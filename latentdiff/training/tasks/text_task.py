@@ -77,7 +77,7 @@ class TextConfig:
     pairs: float = 0.35
     """Share of captions about two subjects, at least as many as the world draws."""
     validation_pictures: int = 256
-    """The pool's last scenes, kept from the fit of the expectations."""
+    """The pool's last scenes, an eighth of them at most, kept from the fit of the expectations."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
             batch_size=128,
@@ -98,9 +98,9 @@ class TextConfig:
             raise UserError(f"power is {self.power}, expected 0 … 1")
         if not 0.0 <= self.pairs < 1.0:
             raise UserError(f"pairs is {self.pairs}, expected 0 up to 1")
-        if self.validation_pictures < 2:
+        if self.validation_pictures < 1:
             raise UserError(
-                f"validation_pictures is {self.validation_pictures}, expected at least 2"
+                f"validation_pictures is {self.validation_pictures}, expected at least 1"
             )
 
     @property
@@ -184,9 +184,7 @@ class TextTask:
         self._pool = pool = PixelPool(pool_folder)
         images = PoolPictures(pool)
         cache = open_pool_latents(cache_folder, images, load_vae(vae_folder))
-        fitted = len(pool) - config.validation_pictures
-        if fitted < len(pool) // 2:
-            raise UserError(f"{pool_folder} has {len(pool)} scenes: keep fewer for validation")
+        fitted = len(pool) - min(config.validation_pictures, len(pool) // 8)
         records = [images.record(row) for row in range(len(pool))]
         moments = cache.moments(np.arange(fitted))
         self._expected = ExpectedLatents(
