@@ -44,6 +44,7 @@ INSIDE: dict[str, list[str]] = {
         *("measure_alignment", "measure_autoencoder", "measure_classes", "measure_inversion"),
         "measure_text",
         *("vision_features", "picture_sets", "conditioned_latents", "measure_images"),
+        "measure_captions",
         *("sweeps", "measure_comparison", "measure_likelihood", "measure_reconstruction"),
         "trials",
     ],

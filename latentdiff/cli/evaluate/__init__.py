@@ -20,6 +20,10 @@ MEASUREMENTS: dict[str, tuple[str, str]] = {
         "latentdiff.cli.evaluate.evaluate_text",
         "does the text tower tell subjects apart?",
     ),
+    "captions": (
+        "latentdiff.cli.evaluate.evaluate_captions",
+        "does the network listen to its captions, and at which timesteps?",
+    ),
     "images": (
         "latentdiff.cli.evaluate.evaluate_images",
         "how far pictures are from others: FD, KID, CMMD, precision, recall",
