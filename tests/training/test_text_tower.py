@@ -58,8 +58,10 @@ def test_a_caption_is_read_from_its_end_on_and_nowhere_before(task):
     assert counted[0].tolist() == [0.0] * end + [1.0] * (ids.shape[1] - end)
 
 
-def test_two_hundred_steps_explain_half_of_what_they_see(config):
-    train = dataclasses.replace(config.train, steps=200, batch_size=16, learning_rate=3e-3)
+def test_two_hundred_steps_halve_the_loss_of_what_they_see(config, tmp_path):
+    train = dataclasses.replace(
+        config.train, steps=200, batch_size=16, learning_rate=3e-3, run_dir=tmp_path / "run"
+    )
     task = opened(text.TextTask, dataclasses.replace(config, train=train, directions=8))
     task._record = lambda position: task._world.record(position % 8)
     before = float(task.module(task.batch(range(64)))["loss"].detach())
