@@ -35,10 +35,19 @@ class Options:
     takes minutes to start), ONNX Runtime, OpenVINO, and stable-diffusion.cpp, which takes no other
     shapes than Stable Diffusion's own. They must be installed."""
     rough: tuple[
-        Literal["bfloat16", "interval", "deepcache2", "deepcache3", "deepcache5"], ...
+        Literal[
+            "bfloat16",
+            "interval",
+            "deepcache2",
+            "deepcache3",
+            "deepcache5",
+            "openvino-deepcache2",
+        ],
+        ...,
     ] = ()
     """Approximate methods of ours, in rows of their own: bfloat16 networks, guidance in the middle
-    of the walk alone, deep features kept for one, two or four of the steps."""
+    of the walk alone, deep features kept for one, two or four of the steps, or for one by
+    OpenVINO."""
     race: RaceOptions = field(default_factory=RaceOptions)
 
 

@@ -20,13 +20,14 @@ FREE = (
     *("dropout", "norm_num_groups", "norm_eps", "cross_attention_dim", "attention_head_dim"),
     *("transformer_layers_per_block", "use_linear_projection", "addition_embed_type"),
     *("upcast_attention", "resnet_time_scale_shift", "addition_embed_type_num_heads"),
+    "time_embedding_dim",
 )
 """Settings that may differ from diffusers' own; `fits` says how."""
 CROSS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
 CROSS |= {"UpBlock2D": False, "CrossAttnUpBlock2D": True}
 WIDENED = 4
 """Times which a transformer block's feed forward is wider than the block, and the timestep's
-embedding wider than the first block."""
+embedding wider than the first block, where its width is not given."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def fits(config: Settings) -> bool:
         blocks > 0
         and whole(*widths, *(number for one in several for number in one))
         and whole(config.in_channels, config.out_channels, config.norm_num_groups)
-        and whole(config.cross_attention_dim)
+        and whole(config.cross_attention_dim, config.time_embedding_dim or 1)
         and all(len(one) == blocks for one in several)
         and all(isinstance(one, list | tuple) and len(one) == blocks for one in types)
         and all(str(name) in CROSS for one in types for name in one)
@@ -86,7 +87,7 @@ class Unet(Light):
     def __init__(self, config: Settings) -> None:
         super().__init__(config)
         widths = list(config.block_out_channels)
-        first, time = widths[0], WIDENED * widths[0]
+        first, time = widths[0], config.time_embedding_dim or WIDENED * widths[0]
         resnet = partial(
             Resnet,
             groups=config.norm_num_groups,

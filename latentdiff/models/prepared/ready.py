@@ -40,6 +40,7 @@ class Ready(Generic[P]):
         self.part, self.wanted_for = part, wanted_for
         self._fits, self._prepare = fits, prepare
         self._form: P | None = None
+        self._made_of: Any = None
         self._fit = False
         self._tensors: list[Tensor] = []
         self._versions: list[int] = []
@@ -60,7 +61,8 @@ class Ready(Generic[P]):
         if self._form is not None and [one._version for one in self._tensors] != self._versions:
             self._form = None
         if self._form is None and self._note():
-            self._form = self._prepare(self.part.light)
+            self._made_of = self.part.light
+            self._form = self._prepare(self._made_of)
         return self._form
 
     def _note(self) -> bool:
@@ -73,6 +75,8 @@ class Ready(Generic[P]):
         return True
 
     def _replaced(self) -> bool:
+        if self._made_of is not self.part.light:  # whose modules are others, to be hooked into
+            return True
         now = list(self._held())
         return len(now) != len(self._tensors) or any(
             new is not old or new.data_ptr() != place
