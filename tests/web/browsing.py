@@ -23,7 +23,7 @@ SWITCHES = (
     "--hide-scrollbars",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
-PATIENCE = 15.0
+PATIENCE = 60.0
 BUTTON = """
 const buttons = [...document.querySelectorAll("button")];
 return buttons.find((one) => one.checkVisibility() && one.textContent === arguments[0]);
