@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import tiny
@@ -18,7 +21,10 @@ from latentdiff.pipelines import TextToImagePipeline
 
 @pytest.fixture
 def model() -> MeasuredModel:
-    return MeasuredModel(pipeline=TextToImagePipeline(tiny.tiny()), name="tiny")
+    """One of its own: its weights are changed here, and the tiny model is everybody's."""
+    mine = tiny.tiny()
+    mine = dataclasses.replace(mine, unet=copy.deepcopy(mine.unet))
+    return MeasuredModel(pipeline=TextToImagePipeline(mine), name="tiny")
 
 
 def test_scenes_of_one_subject_are_said_to_be_five_things() -> None:
