@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import tiny
 import torch
 
 from latentdiff.errors import UserError
+from latentdiff.models import bundle as bundles
 from latentdiff.models.denoiser import Denoiser, ready_unet
 from latentdiff.models.prepared import openvino_unet
 from latentdiff.models.prepared.deep_cache import DeepCache
@@ -98,6 +100,40 @@ def test_a_recipe_names_the_backend() -> None:
     assert recipe.backend == "openvino" and recipe.versions["openvino"]
     assert exact.pictures[0].recipe.backend == "torch"
     torch.testing.assert_close(drawn.latents, exact.latents, rtol=0, atol=1e-3)
+
+
+def test_a_walk_with_weights_stored_in_half_precision_can_be_traced(tmp_path: Path) -> None:
+    """The tracer runs it twice, and fails where a weight was widened between."""
+    stored = bundles.save(tiny.stable_diffusion_1(), tmp_path / "half", dtype=torch.float16)
+    unet = bundles.load(stored, dtype=torch.float32).light.unet
+    assert torch.float16 in {p.dtype for p in unet.parameters()}
+    form, (x, context) = PreparedUnet(unet), drawn(tiny.stable_diffusion_1(), 1)
+    told, time = form._tell(context, None)[0], form._time(500.0)
+    with torch.no_grad():
+        walk = torch.jit.trace(lambda x: form.walk(x, time, told), (x,))
+        torch.testing.assert_close(walk(x), form.walk(x, time, told), rtol=0, atol=1e-4)
+
+
+@installed
+@pytest.mark.slow
+def test_openvino_draws_from_a_folder_in_half_precision_what_torch_draws(tmp_path: Path) -> None:
+    stored = bundles.save(tiny.stable_diffusion_1(), tmp_path / "half", dtype=torch.float16)
+    drawn, exact = (
+        TextToImagePipeline.from_pretrained(str(stored), backend=backend)(
+            "a", seed=1, num_inference_steps=2
+        )
+        for backend in ("openvino", "torch")
+    )
+    torch.testing.assert_close(drawn.latents, exact.latents, rtol=0, atol=1e-3)
+
+
+def test_openvino_is_imported_without_its_telemetry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", type(sys)("openvino"))
+    openvino_unet.import_openvino()
+    with pytest.raises(ImportError):
+        importlib.import_module("openvino_telemetry")
+    monkeypatch.delitem(sys.modules, "openvino_telemetry")
 
 
 def test_a_missing_package_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

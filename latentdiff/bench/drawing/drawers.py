@@ -105,18 +105,24 @@ def diffusers(
         pipeline.fuse_qkv_projections()
         pipeline.unet = torch.compile(pipeline.unet)
 
+    return drawing_by(pipeline, asked, name)
+
+
+def drawing_by(pipeline: Any, work: Work, name: str) -> Draw:
+    """The work drawn by a pipeline of diffusers'."""
+    import torch
+
     def draw(number: int) -> Mapping[str, Any]:
-        seeds = range(asked.batch)
         images = pipeline(
-            asked.prompt,
-            num_images_per_prompt=asked.batch,
-            num_inference_steps=asked.steps,
-            guidance_scale=asked.guidance_scale,
-            height=asked.height,
-            width=asked.width,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            work.prompt,
+            num_images_per_prompt=work.batch,
+            num_inference_steps=work.steps,
+            guidance_scale=work.guidance_scale,
+            height=work.height,
+            width=work.width,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in range(work.batch)],
         ).images
-        keep(asked, name, images)
+        keep(work, name, images)
         return {}
 
     return draw

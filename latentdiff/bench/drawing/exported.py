@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from latentdiff.bench.drawing.drawers import Draw, Work, keep
+from latentdiff.bench.drawing.drawers import Draw, Work, drawing_by
+from latentdiff.models.prepared.openvino_unet import import_openvino
 
 Run = Callable[[Any, Any, Any], Any]
 """(sample, t, context), all arrays → the prediction, an array."""
@@ -38,7 +39,7 @@ def onnxruntime(*, name: str, work: Mapping[str, Any]) -> Draw:
 
 def openvino(*, name: str, work: Mapping[str, Any]) -> Draw:
     """OpenVINO on the CPU, in float32 as the others."""
-    import openvino as ov
+    ov = import_openvino()
 
     def load(place: Path) -> Run:
         settings = {
@@ -76,21 +77,7 @@ def _drawer(name: str, work: Work, load: Callable[[Path], Run]) -> Draw:
 
     pipeline.unet.forward = forward
 
-    def draw(number: int) -> Mapping[str, Any]:
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(work.batch)]
-        images = pipeline(
-            work.prompt,
-            num_images_per_prompt=work.batch,
-            num_inference_steps=work.steps,
-            guidance_scale=work.guidance_scale,
-            height=work.height,
-            width=work.width,
-            generator=generators,
-        ).images
-        keep(work, name, images)
-        return {}
-
-    return draw
+    return drawing_by(pipeline, work, name)
 
 
 def _export(unet: Any, length: int, work: Work, factor: int, place: Path) -> None:

@@ -52,6 +52,15 @@ def shape_of(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.new_empty((), dtype=dtype).expand_as(weight)
 
 
+def plain_weight(layer: Conv | Linear, dtype: torch.dtype) -> Tensor:
+    """The weight in the samples' number type, kept from then on. Not in a trace, where whatever is
+    done twice must be the same."""
+    weight = layer.weight.to(dtype)
+    if not torch.jit.is_tracing():
+        layer.weight = weight
+    return weight
+
+
 class Conv:
     """A convolution. On the CPU its weight stands in oneDNN's blocked layout, into which a plain
     call brings it anew each time, as long as there is memory for a second copy. A 3x3 one over few
@@ -94,8 +103,7 @@ class Conv:
         padding, stride = self.padding, self.stride
         if packed is None or self._cells:
             if packed is None:
-                self.weight = self.weight.to(x.dtype)
-                found = functional.conv2d(x, self.weight, told, stride, padding)
+                found = functional.conv2d(x, plain_weight(self, x.dtype), told, stride, padding)
             else:
                 found = self._product(x, packed, told)
             return found if plus is None else found.add_(plus)
@@ -207,8 +215,7 @@ class Linear:
         rows = x.numel() // x.shape[-1]
         packed = self._packed_weight(rows, x.dtype) if self.often else None
         if packed is None:
-            self.weight = self.weight.to(x.dtype)
-            return functional.linear(x, self.weight, self.bias)
+            return functional.linear(x, plain_weight(self, x.dtype), self.bias)
         return torch.ops.mkl._mkl_linear.default(x, packed, self._plain, self.bias, rows)
 
     def _packed_weight(self, rows: int, dtype: torch.dtype) -> Tensor | None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
+import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -35,10 +37,17 @@ FORM = "2"
 """Of the traced graph; another one makes the kept files anew."""
 
 
+def import_openvino() -> Any:
+    """The package, without its telemetry: each import and conversion would be told to its makers
+    over the network, where the package openvino-telemetry is there and was not refused."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return importlib.import_module("openvino")
+
+
 def check_openvino(unet: Any) -> None:
     """UserError, one line, where OpenVINO is not installed or the U-Net is not for it."""
     try:
-        import openvino  # noqa: F401
+        import_openvino()
     except ImportError:
         raise UserError(
             "the backend openvino needs its package: pip install 'latentdiff[openvino]'"
@@ -94,7 +103,7 @@ class OpenVinoUnet(PreparedUnet):
         return [one.first + k for one in outer for k in range(len(one.layers))]
 
     def _graph(self, kind: Kind, changing: list[Tensor], told: Told) -> _Graph:
-        import openvino
+        openvino = import_openvino()
 
         if not self._weights_hash:
             self._weights_hash = weights_hash(self.unet)
@@ -125,7 +134,7 @@ class OpenVinoUnet(PreparedUnet):
 
     def _traced(self, kind: Kind, changing: list[Tensor], told: Told) -> Any:
         """OpenVINO's model of the walk, for inputs of these shapes."""
-        import openvino
+        openvino = import_openvino()
 
         form = PreparedUnet(self.unet)  # whose weights are packed for nobody
         count, numbers = len(changing), self._numbers(kind)
@@ -191,7 +200,7 @@ class _Graph:
 
     def _show(self, place: int, value: Tensor) -> Any:
         """Hand an input over without a copy; what is returned must live as long as it is used."""
-        import openvino
+        openvino = import_openvino()
 
         array = value.contiguous().numpy()
         tensor = openvino.Tensor(array, shared_memory=True)
