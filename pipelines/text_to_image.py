@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
@@ -23,15 +22,16 @@ from latentdiff.conditioning.guidance import Predict
 from latentdiff.conditioning.settings import Long, Syntax
 from latentdiff.errors import UserError
 from latentdiff.models import bundle as bundles
-from latentdiff.models import geometry, weight_hashes
+from latentdiff.models import card, geometry, weight_hashes
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.denoiser import ready_unet
 from latentdiff.models.lora.stack import LoraReport, LoraStack
+from latentdiff.models.model_folder import short_name
 from latentdiff.pipelines.from_pictures.blending import blended, far_end
 from latentdiff.pipelines.from_pictures.sources import canvas_of
 from latentdiff.pipelines.planning import Parts
-from latentdiff.pipelines.recipes.recipe import Recipe
+from latentdiff.pipelines.recipes.recipe import Recipe, versions_of
 from latentdiff.pipelines.request import Given, Request, as_list, draw_seed, several, with_latents
 from latentdiff.pipelines.request_records import Blend, Inpaint, Source, Upscale
 from latentdiff.pipelines.walk.batch import (
@@ -50,8 +50,6 @@ from latentdiff.pixels import to_images
 from latentdiff.sampling import ContextAt, check_finite
 from latentdiff.schedulers.protocol import Scheduler
 
-DEFAULT_STEPS = 50
-DEFAULT_GUIDANCE = 7.5
 DEFAULT_BATCH = 4
 DECODE_AT_ONCE = 8
 
@@ -369,7 +367,7 @@ class TextToImagePipeline:
         unet = self.bundle.part("unet")
         return Recipe(
             request=request,
-            model=self._model_name,
+            model=short_name(self.bundle.source),
             variant=self.bundle.variant,
             vae=self.bundle.vae_source,
             prediction_type=self.bundle.said_prediction,
@@ -384,36 +382,15 @@ class TextToImagePipeline:
             instruction_set=devices.instruction_set(unet.device),
             threads=torch.get_num_threads(),
             batch_size=batch_size,
-            versions=self._versions,
+            versions=versions_of(self.backend),
         )
 
     @cached_property
     def default_steps(self) -> int:
         """Steps when none are asked for: the model's own, or 50."""
-        own = self.bundle.card.get("num_inference_steps", DEFAULT_STEPS)
-        if isinstance(own, bool) or not isinstance(own, int) or own < 1:
-            raise UserError(f"the model's num_inference_steps is {own!r}; a whole number expected")
-        return own
+        return card.default_steps(self.bundle.card)
 
     @cached_property
     def default_guidance_scale(self) -> float:
         """Guidance when none is asked for: the model's own, or 7.5."""
-        scale = self.bundle.card.get("guidance_scale", DEFAULT_GUIDANCE)
-        if isinstance(scale, bool) or not isinstance(scale, int | float):
-            raise UserError(f"the model's guidance_scale is {scale!r}; a number was expected")
-        return float(scale)
-
-    @cached_property
-    def _versions(self) -> dict[str, str]:
-        packages = ["latentdiff", "torch", "diffusers", "transformers", "pillow"]
-        packages += ["openvino"] if self.backend == "openvino" else []
-        return {package: version(package) for package in packages}
-
-    @cached_property
-    def _model_name(self) -> str:
-        source = self.bundle.source
-        if not source:
-            return "in memory"
-        built_in = Path(bundles.folders.__file__).parents[1] / "assets"
-        path = Path(source)
-        return path.name if path.parent == built_in else source
+        return card.default_guidance_scale(self.bundle.card)

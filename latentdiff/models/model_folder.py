@@ -13,6 +13,7 @@ from latentdiff.files.json_file import read_json
 from latentdiff.models.weights import WeightFile, check_variant, find_weights, pick_variant
 
 BUILT_IN = ("snowglobe",)
+_ASSETS = Path(str(resources.files("latentdiff"))) / "assets"
 PIPELINE_CLASS = "StableDiffusionPipeline"
 CARD = "snowglobe.json"
 
@@ -70,10 +71,18 @@ def resolve(name: str | Path, *, variant: str | None = None) -> Located:
 
 def built_in_folder(name: str) -> Path:
     """Where the package keeps a model of its own."""
-    folder = Path(str(resources.files("latentdiff"))) / "assets" / name
+    folder = _ASSETS / name
     if not (folder / "model_index.json").is_file():
         raise UserError(f"this installation lacks the model {name!r} (expected it in {folder})")
     return folder
+
+
+def short_name(source: str) -> str:
+    """How a recipe calls a model: a folder of the package's own by its name, others as they are."""
+    if not source:
+        return "in memory"
+    path = Path(source)
+    return path.name if path.parent == _ASSETS else source
 
 
 def weights_of(folder: Path, part: str) -> list[WeightFile]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from latentdiff.errors import UserError, unknown_name
@@ -13,21 +15,19 @@ OLD_KEYS = ("loras", "model", "weights_sha256", "dtype", "versions")
 """Keys of provenance in recipes written before requests had a table of their own."""
 COUNTS = ("threads", "batch_size")
 TEXTS = (
-    *(
-        "model",
-        "variant",
-        "vae",
-        "prediction_type",
-        "dtype",
-        "device",
-        "backend",
-        "processor",
-        "instruction_set",
-    ),
-    "pixels_sha256",
+    *("model", "variant", "vae", "prediction_type", "dtype", "device", "backend", "processor"),
+    *("instruction_set", "pixels_sha256"),
 )
 TABLES = ("weights_sha256", "settings_sha256", "versions", "sheet")
 LISTS = ("loras", "embeddings")
+
+
+@cache
+def versions_of(backend: str) -> dict[str, str]:
+    """The installed packages that take part in drawing."""
+    packages = ["latentdiff", "torch", "diffusers", "transformers", "pillow"]
+    packages += ["openvino"] if backend == "openvino" else []
+    return {package: version(package) for package in packages}
 
 
 @dataclass(frozen=True, kw_only=True)

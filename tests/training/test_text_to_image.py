@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 from run_task import opened
+from tiny_runs import build_parts
 
 from latentdiff.cli import main as cli
 from latentdiff.data.captions import CaptionConfig
-from latentdiff.data.rendered.pixel_pool import build_pool
 from latentdiff.data.rendered.scene_pictures import row_of
 from latentdiff.diffusion import objective
 from latentdiff.diffusion.objective import loss_weights
@@ -22,7 +22,6 @@ from latentdiff.models.denoiser import predict
 from latentdiff.pixels import to_pixels
 from latentdiff.train_scripts.text_to_image import draw
 from latentdiff.training.recipes.snowglobe_parts import assemble, encode_pool
-from latentdiff.training.tasks import clip_task as clip
 from latentdiff.training.tasks import text_to_image
 from latentdiff.training.tasks import vae_task as vae
 
@@ -30,14 +29,7 @@ from latentdiff.training.tasks import vae_task as vae
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A pool, an autoencoder, a CLIP and a cache of tiny size."""
-    root = tmp_path_factory.mktemp("parts")
-    build_pool(root / "pool", world_seed=0, count=12, workers=1, size=32)
-    for name, task in (
-        ("vae", opened(vae.VaeTask, vae.PRESETS["tiny"])),
-        ("clip", opened(clip.ClipTask, clip.PRESETS["tiny"])),
-    ):
-        (root / name).mkdir()
-        task.export(task.module, root / name)
+    root = build_parts(tmp_path_factory.mktemp("parts"))
     encode_pool(root / "vae", root / "pool", root / "cache")
     return root
 

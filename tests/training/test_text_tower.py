@@ -6,28 +6,19 @@ import numpy as np
 import pytest
 import torch
 from run_task import opened, run_task
+from tiny_runs import build_parts
 
-from latentdiff.data.rendered.pixel_pool import build_pool
 from latentdiff.errors import UserError
 from latentdiff.training.context import RunContext
 from latentdiff.training.frozen import load_text_encoder
 from latentdiff.training.recipes.snowglobe_parts import encode_pool
-from latentdiff.training.tasks import clip_task as clip
 from latentdiff.training.tasks import text_task as text
-from latentdiff.training.tasks import vae_task as vae
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """The tiny preset on a pool, an autoencoder, a CLIP and a cache of tiny size."""
-    root = tmp_path_factory.mktemp("parts")
-    build_pool(root / "pool", world_seed=0, count=16, workers=1, size=32)
-    for name, task in (
-        ("vae", opened(vae.VaeTask, vae.PRESETS["tiny"])),
-        ("clip", opened(clip.ClipTask, clip.PRESETS["tiny"])),
-    ):
-        (root / name).mkdir()
-        task.export(task.module, root / name)
+    root = build_parts(tmp_path_factory.mktemp("parts"))
     encode_pool(root / "vae", root / "pool", root / "cache")
     places = {name: root / name for name in ("pool", "cache", "vae", "clip")}
     return dataclasses.replace(text.PRESETS["tiny"], **places)

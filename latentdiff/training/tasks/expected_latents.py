@@ -53,9 +53,9 @@ class ExpectedLatents:
         means = np.linalg.solve(count + ridge, design.T @ flat)
         # Principal directions of design @ means, by way of the small matrix of its parts.
         root = np.linalg.cholesky((count / len(design)).astype(np.float64) + 1e-6 * ridge)
-        _, self.spectrum, axes = np.linalg.svd(root.T @ means, full_matrices=False)
-        if not 1 <= directions <= len(self.spectrum):
-            raise ValueError(f"directions is {directions}, expected 1 … {len(self.spectrum)}")
+        _, spectrum, axes = np.linalg.svd(root.T @ means, full_matrices=False)
+        if not 1 <= directions <= len(spectrum):
+            raise ValueError(f"directions is {directions}, expected 1 … {len(spectrum)}")
         self._of_parts = (means @ axes[:directions].T).astype(np.float32)
         found = design @ self._of_parts
         std = found.std(axis=0)

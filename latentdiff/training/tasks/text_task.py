@@ -67,9 +67,8 @@ class TextConfig:
     vae: Path | None = None
     """The autoencoder that made them; needed."""
     clip: Path | None = None
-    """A `train clip` run or a model: its tokenizer, and its text tower's size; needed."""
-    keep_tower: bool = False
-    """Go on from the tower's weights; by default it begins from fresh ones."""
+    """A `train clip` run or a model: its tokenizer, and its text tower's size, not its weights;
+    needed."""
     directions: int | None = None
     """Length of a code; by default five sixths of the tower's width."""
     power: float = 0.75
@@ -156,8 +155,7 @@ class TextTask:
     def __init__(self, config: TextConfig, context: RunContext) -> None:
         self.config, self.seed = config, config.train.seed
         tower, self.tokenizer = load_text_encoder(config.parts[-1])
-        if not config.keep_tower:
-            tower = self._fresh(tower)
+        tower = self._fresh(tower)
         self.tokens = CaptionTokens(self.tokenizer)
         directions = config.directions or int(tower.config.hidden_size) * 5 // 6
         self.module = TextModule(
