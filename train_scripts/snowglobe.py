@@ -23,6 +23,7 @@ from typing import Literal
 
 from latentdiff import config as configs
 from latentdiff.errors import UserError
+from latentdiff.scenes.catalog import core_subjects
 from latentdiff.training.recipes.stages import Stage, say
 
 PROG = "python -m latentdiff.train_scripts.snowglobe"
@@ -45,7 +46,12 @@ class RecipeConfig:
     size: int = 256
     """Side of the pictures; the networks' preset must agree."""
     scenes: int = 16_384
-    """Scenes in the pool."""
+    """Scenes in the pool of the autoencoder and of CLIP, which see all base subjects."""
+    drawn_scenes: int | None = None
+    """Scenes in the pool of the text tower and of the U-Net; by default three eighths of `scenes`
+    for 48 subjects, as many for all."""
+    subjects: Literal["", "core", "all"] = ""
+    """What the U-Net learns to draw: 48 or 126 subjects; by default the 48 on two cores."""
     judge_scenes: int = 16_384
     """Scenes in the judge's pool."""
     workers: int = 0
@@ -88,8 +94,24 @@ class RecipeConfig:
         return self.room / "pool"
 
     @property
+    def drawn_pool(self) -> Path:
+        return self.room / "drawn_pool"
+
+    @property
     def cache(self) -> Path:
+        """Latents of the drawn pool."""
         return self.room / "cache"
+
+    @property
+    def drawn_count(self) -> int:
+        """Scenes in the drawn pool."""
+        return self.drawn_scenes or self.scenes * (3 if self.drawn_subjects else 8) // 8
+
+    @property
+    def drawn_subjects(self) -> tuple[str, ...] | None:
+        """Keys of what the U-Net learns to draw; None: all base subjects."""
+        core = self.subjects == "core" or (not self.subjects and self.networks == "cpu2")
+        return core_subjects() if core else None
 
     def place(self, stage: str) -> Path:
         """A stage's own folder."""
@@ -99,7 +121,9 @@ class RecipeConfig:
 def own(config: RecipeConfig, stage: str, *more: str) -> list[str]:
     """Command line of one of this module's own stages."""
     command = ["-m", "latentdiff.train_scripts.snowglobe", "--stage", stage]
-    command += ["--run-dir", str(config.run_dir), "--scenes", str(config.scenes)]
+    command += ["--run-dir", str(config.run_dir), "--networks", config.networks]
+    command += ["--scenes", str(config.scenes), "--subjects", config.subjects]
+    command += ["--drawn-scenes", str(config.drawn_count)]
     command += ["--world-seed", str(config.world_seed), "--workers", str(config.workers)]
     command += ["--size", str(config.size), "--ship", config.ship]
     if config.scratch is not None:
@@ -188,7 +212,7 @@ def open_ended(config: RecipeConfig) -> bool:
 
 def latents(config: RecipeConfig) -> tuple[str, ...]:
     """The scenes, their latents, and the autoencoder that made them."""
-    places = {"pool": config.pool, "cache": config.cache, "vae": config.place("vae")}
+    places = {"pool": config.drawn_pool, "cache": config.cache, "vae": config.place("vae")}
     return tuple(word for name, place in places.items() for word in (f"--{name}", str(place)))
 
 
@@ -222,27 +246,32 @@ def assemble_from(config: RecipeConfig, unet: Path, name: str) -> None:
 
 
 def render_stage(config: RecipeConfig) -> None:
-    """Render the pool."""
+    """Render both pools."""
     from latentdiff.data.rendered.pixel_pool import build_pool
     from latentdiff.progress import Progress
 
-    build_pool(
-        config.pool,
-        world_seed=config.world_seed,
-        count=config.scenes,
-        size=config.size,
-        workers=config.workers or os.cpu_count() or 1,
-        progress=Progress("rendered", seconds=2.0),
-    )
+    for folder, count, subjects in (
+        (config.pool, config.scenes, None),
+        (config.drawn_pool, config.drawn_count, config.drawn_subjects),
+    ):
+        build_pool(
+            folder,
+            world_seed=config.world_seed,
+            count=count,
+            size=config.size,
+            subjects=subjects,
+            workers=config.workers or os.cpu_count() or 1,
+            progress=Progress("rendered", seconds=2.0),
+        )
 
 
 def encode_stage(config: RecipeConfig) -> None:
-    """Encode the pool with the trained autoencoder."""
+    """Encode what is drawn with the trained autoencoder."""
     from latentdiff.progress import Progress
     from latentdiff.training.recipes.snowglobe_parts import encode_pool
 
     progress = Progress("encoded", seconds=2.0)
-    encode_pool(config.place("vae"), config.pool, config.cache, progress=progress)
+    encode_pool(config.place("vae"), config.drawn_pool, config.cache, progress=progress)
 
 
 def assemble_stage(config: RecipeConfig) -> None:
@@ -255,7 +284,7 @@ def assemble_stage(config: RecipeConfig) -> None:
         config.place(config.ship),
         unet=unet / "export",
         clip=config.place("clip") / "export",
-        pool=config.pool,
+        pool=config.drawn_pool,
         judge=config.place("judge") / "export",
     )
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

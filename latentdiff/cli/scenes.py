@@ -91,6 +91,8 @@ class RenderConfig:
     """Scenes in the pool."""
     size: int = 256
     """Pictures are size × size pixels."""
+    subject: tuple[str, ...] = ()
+    """Only these subjects (keys, names or synonyms). Default: all base ones."""
     lively: bool = False
     """Subjects of any size, turned, mirrored and anywhere, not in their calm places."""
     workers: int = 0
@@ -182,6 +184,7 @@ def render(argv: list[str]) -> int:
         world_seed=options.seed,
         count=options.count,
         size=options.size,
+        subjects=[find_subject(name).key for name in options.subject] or None,
         lively=options.lively,
         workers=options.workers or default_workers(),
         progress=progress,

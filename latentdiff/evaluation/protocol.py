@@ -1,7 +1,8 @@
 """What is measured, fixed in one place: seeds, groups, prompts, paraphrases.
 
 Training draws from other world seeds. Everything here is a pure function of these constants, so
-two measurements of two models meet the same prompts, the same noise and the same renders.
+two measurements of two models that draw the same subjects meet the same prompts, the same noise and
+the same renders.
 """
 
 from __future__ import annotations
@@ -75,22 +76,27 @@ class Item:
     seed: int
 
 
-def singles() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """All (subject, setting) pairs of base subjects, in hash order: trained ones, held-out ones."""
-    every = [(subject, setting) for subject in base_subjects() for setting in SETTINGS]
+def singles(subjects: Sequence[str] = ()) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """All (subject, setting) pairs in hash order: trained ones, held-out ones.
+
+    subjects: keys of those that the model draws; all base subjects where none are given.
+    """
+    every = [(subject, setting) for subject in subjects or base_subjects() for setting in SETTINGS]
     order = seeding.permutation(len(every), SELECTION_SEED, "pairs")
     trained = [every[i] for i in order if not is_held_out_pair(*every[i])]
     held_out = [every[i] for i in order if is_held_out_pair(*every[i])]
     return trained, held_out
 
 
-def items(count: int, *, extras: bool = True) -> tuple[Item, ...]:
+def items(count: int, *, extras: bool = True, subjects: Sequence[str] = ()) -> tuple[Item, ...]:
     """`count` single-subject items, a quarter of them held-out pairs (as far as they reach).
 
-    With `extras`, also count // 8 two-subject items and the 20 paraphrases. Raises UserError when
-    `count` is below 4 or above what the world has.
+    With `extras`, also count // 8 two-subject items and the paraphrases. subjects: keys of those
+    that the model draws; all base subjects where none are given. Raises UserError when `count` is
+    below 4 or above what there is.
     """
-    trained, held_out = singles()
+    trained, held_out = singles(subjects)
+    known = tuple(subjects) or base_subjects()
     of_held_out = min(count // 4, len(held_out))
     if count < 4 or count - of_held_out > len(trained):
         raise UserError(
@@ -102,8 +108,8 @@ def items(count: int, *, extras: bool = True) -> tuple[Item, ...]:
     rows += [(TRAINED, (s,), where, None, None) for s, where in trained[: count - of_held_out]]
     rows += [(HELD_OUT, (s,), where, None, None) for s, where in held_out[:of_held_out]]
     if extras:
-        rows += [(TWO, *two_subjects(n), None) for n in range(count // 8)]
-        rows += [(PARAPHRASE, (s,), where, None, text) for text, s, where in PARAPHRASES]
+        rows += [(TWO, *two_subjects(n, known), None) for n in range(count // 8)]
+        rows += [(PARAPHRASE, (s,), where, None, t) for t, s, where in PARAPHRASES if s in known]
     return tuple(
         Item(
             index=n,
@@ -143,10 +149,9 @@ def items_of(subjects: Sequence[str], count: int) -> tuple[Item, ...]:
     )
 
 
-def two_subjects(n: int) -> tuple[tuple[str, str], str, str]:
-    """The n-th two-subject prompt: two base subjects, a setting that both have been trained in."""
+def two_subjects(n: int, known: Sequence[str]) -> tuple[tuple[str, str], str, str]:
+    """The n-th two-subject prompt: two of the known, a setting that both have been trained in."""
     stream = seeding.generator(SELECTION_SEED, "two subjects", n)
-    known = base_subjects()
     first, second = (known[int(k)] for k in stream.choice(len(known), size=2, replace=False))
     trained = [
         where
@@ -157,9 +162,9 @@ def two_subjects(n: int) -> tuple[tuple[str, str], str, str]:
     return (first, second), setting, RELATIONS[int(stream.integers(len(RELATIONS)))]
 
 
-def blind_items(count: int, salt: int) -> tuple[Item, ...]:
+def blind_items(count: int, salt: int, subjects: Sequence[str] = ()) -> tuple[Item, ...]:
     """`count` items for a person's blind test, shuffled; another salt, another selection."""
-    trained, held_out = singles()
+    trained, held_out = singles(subjects)
     every = trained + held_out
     if not 1 <= count <= len(every):
         raise UserError(f"count is {count}; 1 … {len(every)} pictures can be asked for")

@@ -74,7 +74,7 @@ class InversionReport:
 
 def scenes(model: MeasuredModel, count: int) -> list[tuple[Image.Image, str]]:
     """Unseen scenes of the model's own size, with their captions."""
-    items = protocol.items(max(FEWEST, count), extras=False)[:count]
+    items = protocol.items(max(FEWEST, count), extras=False, subjects=model.subjects)[:count]
     pictures = renders(items, scene_size(model.pipeline))
     return [(Image.fromarray(p), i.prompt) for p, i in zip(pictures, items, strict=True)]
 

@@ -17,6 +17,7 @@ from latentdiff.evaluation import clip_score, judge_network
 from latentdiff.evaluation.clip_score import ClipScorer
 from latentdiff.evaluation.judge_network import Judge
 from latentdiff.pipelines.text_to_image import TextToImagePipeline
+from latentdiff.scenes.catalog import find_subject
 
 JUDGE_FOLDER = "judge"
 
@@ -59,6 +60,13 @@ class MeasuredModel:
         bundle = self.pipeline.bundle
         parts = {"unet": bundle.unet, "vae": bundle.vae, "text_encoder": bundle.text_encoder}
         return {name: digest_of(part) for name, part in parts.items()}
+
+    @cached_property
+    def subjects(self) -> tuple[str, ...]:
+        """Keys of the world's subjects that it draws, by its card; none where it does not say."""
+        return tuple(
+            find_subject(name).key for name in self.pipeline.bundle.card.get("subjects", ())
+        )
 
     def load_judge(self, folder: Path | None = None) -> Judge:
         """The judge from the folder named, or from the model's own; UserError without one."""

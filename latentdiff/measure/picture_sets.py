@@ -210,7 +210,9 @@ def open_pictures(where: Path | str, count: int, *, captions: bool = False) -> S
 def scenes_for(model: MeasuredModel | None, count: int) -> RenderedScenes:
     """Renders of the protocol's first single-subject items, of the model's size (128 without)."""
     size = 128 if model is None else scene_size(model.pipeline)
-    return RenderedScenes(items=protocol.items(count, extras=False), size=size)
+    subjects = () if model is None else model.subjects
+    items = protocol.items(count, extras=False, subjects=subjects)
+    return RenderedScenes(items=items, size=size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ A template's fields are `{one}`, `{two}` (noun phrases with their article), `{ba
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from string import Formatter
 
 import numpy as np
@@ -159,11 +159,11 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
-def vocabulary() -> tuple[str, ...]:
-    """Every word that any caption can hold, sorted; held-out subjects' nouns included."""
+def vocabulary(subjects: Iterable[str] = tuple(SUBJECTS)) -> tuple[str, ...]:
+    """Every word that captions about these subjects can hold, sorted; by default about any."""
     texts = ["a an and"]
-    for subject in SUBJECTS.values():
-        texts += subject.nouns
+    for key in subjects:
+        texts += SUBJECTS[key].nouns
     for setting in SETTINGS.values():
         texts += [*setting.all_phrases, setting.scene, setting.adjective or ""]
     patterns = [template for template, _ in (*SINGLE, *ADJECTIVE, *PAIR)]

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from latentdiff.errors import unknown_name
+from latentdiff.scenes.subject_table import BASE, CORE, HELD_OUT
 
 
 @dataclass(frozen=True)
@@ -66,170 +67,6 @@ class Setting:
         return (self.phrase, *self.phrases)
 
 
-# name, code, synonyms, letters: a = airborne, s = small, l = large, m = mass noun, u = upright.
-_BASE: tuple[tuple[str, str, str, str], ...] = (
-    # animals
-    ("cat", "1f408", "kitty", ""),
-    ("dog", "1f415-200d-1f9ba", "doggy", ""),
-    ("penguin", "1f427", "", ""),
-    ("fox", "1f98a", "", ""),
-    ("octopus", "1f419", "", ""),
-    ("owl", "1f989", "", ""),
-    ("rabbit", "1f407", "bunny", ""),
-    ("tiger", "1f405", "", ""),
-    ("cow", "1f404", "", ""),
-    ("pig", "1f416", "", ""),
-    ("elephant", "1f418", "", "l"),
-    ("monkey", "1f412", "", ""),
-    ("rooster", "1f413", "", ""),
-    ("snail", "1f40c", "", "s"),
-    ("whale", "1f40b", "", "l"),
-    ("dolphin", "1f42c", "", "a"),
-    ("crab", "1f980", "", "s"),
-    ("duck", "1f986", "", ""),
-    ("shark", "1f988", "", "a"),
-    ("butterfly", "1f98b", "", "as"),
-    ("gorilla", "1f98d", "", "l"),
-    ("giraffe", "1f992", "", "l"),
-    ("zebra", "1f993", "", ""),
-    ("peacock", "1f99a", "", ""),
-    ("flamingo", "1f9a9", "", ""),
-    ("swan", "1f9a2", "", ""),
-    ("panda", "1f43c", "", ""),
-    ("koala", "1f428", "", ""),
-    ("frog", "1f438", "", "s"),
-    ("turtle", "1f422", "tortoise", ""),
-    ("bee", "1f41d", "bumblebee", "as"),
-    ("ladybug", "1f41e", "ladybird", "s"),
-    ("camel", "1f42a", "", "l"),
-    ("horse", "1f40e", "pony", ""),
-    ("sheep", "1f411", "", ""),
-    ("dinosaur", "1f996", "tyrannosaurus", "l"),
-    ("jellyfish", "1fabc", "", "a"),
-    ("snake", "1f40d", "", ""),
-    ("lion", "1f981", "", ""),
-    ("unicorn", "1f984", "", ""),
-    ("fish", "1f420", "", "as"),
-    ("chick", "1f425", "", "s"),
-    ("squirrel", "1f43f", "", ""),
-    ("mouse", "1f401", "", "s"),
-    ("seal", "1f9ad", "", ""),
-    ("caterpillar", "1f41b", "", "s"),
-    ("spider", "1f577", "", "s"),
-    ("deer", "1f98c", "", ""),
-    ("bear", "1f43b", "", ""),
-    ("crocodile", "1f40a", "", ""),
-    # vehicles
-    ("red car", "1f697", "red automobile,car", "u"),
-    ("blue car", "1f699", "blue automobile,car", "u"),
-    ("rocket", "1f680", "spaceship", "al"),
-    ("bus", "1f68c", "", "u"),
-    ("taxi", "1f695", "cab", "u"),
-    ("ambulance", "1f691", "", "u"),
-    ("fire truck", "1f692", "fire engine", "u"),
-    ("train", "1f682", "locomotive", "lu"),
-    ("bicycle", "1f6b2", "bike", "u"),
-    ("motorcycle", "1f3cd", "motorbike", "u"),
-    ("airplane", "2708", "plane", "al"),
-    ("sailboat", "26f5", "boat", "u"),
-    ("ship", "1f6a2", "", "lu"),
-    ("ufo", "1f6f8", "flying saucer", "a"),
-    # buildings
-    ("castle", "1f3f0", "", "lu"),
-    ("house", "1f3e0", "", "lu"),
-    ("church", "26ea", "", "lu"),
-    ("tent", "26fa", "", "u"),
-    ("hut", "1f6d6", "", "lu"),
-    ("circus tent", "1f3aa", "", "lu"),
-    ("temple", "1f3db", "", "lu"),
-    # plants
-    ("cactus", "1f335", "", ""),
-    ("palm tree", "1f334", "", "lu"),
-    ("pine tree", "1f332", "", "lu"),
-    ("christmas tree", "1f384", "", "lu"),
-    ("sunflower", "1f33b", "", ""),
-    ("rose", "1f339", "", ""),
-    ("mushroom", "1f344", "toadstool", ""),
-    ("potted plant", "1fab4", "plant", ""),
-    # food
-    ("hamburger", "1f354", "burger", ""),
-    ("pizza", "1f355", "", ""),
-    ("donut", "1f369", "doughnut", ""),
-    ("cupcake", "1f9c1", "", ""),
-    ("birthday cake", "1f382", "cake", "u"),
-    ("ice cream", "1f366", "", ""),
-    ("watermelon", "1f349", "", ""),
-    ("strawberry", "1f353", "", "s"),
-    ("banana", "1f34c", "", ""),
-    ("apple", "1f34e", "", "s"),
-    ("lemon", "1f34b", "", "s"),
-    ("carrot", "1f955", "", ""),
-    ("avocado", "1f951", "", "s"),
-    ("pumpkin", "1f383", "", ""),
-    ("cheese", "1f9c0", "", "m"),
-    ("popcorn", "1f37f", "", "m"),
-    # objects
-    ("teapot", "1fad6", "", ""),
-    ("balloon", "1f388", "", "a"),
-    ("gift", "1f381", "present", ""),
-    ("guitar", "1f3b8", "", ""),
-    ("drum", "1f941", "", ""),
-    ("trumpet", "1f3ba", "", ""),
-    ("umbrella", "2602", "", ""),
-    ("crown", "1f451", "", ""),
-    ("key", "1f511", "", ""),
-    ("bell", "1f514", "", ""),
-    ("trophy", "1f3c6", "", ""),
-    ("camera", "1f4f7", "", ""),
-    ("television", "1f4fa", "tv", "u"),
-    ("backpack", "1f392", "", ""),
-    ("top hat", "1f3a9", "hat", ""),
-    ("lantern", "1f3ee", "", ""),
-    ("soccer ball", "26bd", "ball", "s"),
-    ("teddy bear", "1f9f8", "teddy", ""),
-    ("alarm clock", "23f0", "clock", ""),
-    ("chair", "1fa91", "", "u"),
-    ("star", "2b50", "", "a"),
-    ("diamond", "1f48e", "", ""),
-    # figures
-    ("snowman", "26c4", "", ""),
-    ("robot", "1f916", "", ""),
-    ("ghost", "1f47b", "", "a"),
-    ("alien", "1f47d", "", ""),
-    ("wizard", "1f9d9-200d-2642", "", ""),
-    ("astronaut", "1f9d1-200d-1f680", "", ""),
-    ("mermaid", "1f9dc-200d-2640", "", ""),
-    ("ninja", "1f977", "", ""),
-    ("princess", "1f478", "", ""),
-)
-
-_HELD_OUT: tuple[tuple[str, str, str, str], ...] = (
-    ("poodle", "1f429", "", ""),
-    ("parrot", "1f99c", "", ""),
-    ("hedgehog", "1f994", "", "s"),
-    ("dragon", "1f409", "", ""),
-    ("kangaroo", "1f998", "", ""),
-    ("raccoon", "1f99d", "", ""),
-    ("llama", "1f999", "", ""),
-    ("lobster", "1f99e", "", ""),
-    ("dodo", "1f9a4", "", ""),
-    ("helicopter", "1f681", "", "a"),
-    ("tractor", "1f69c", "", "u"),
-    ("scooter", "1f6f5", "", "u"),
-    ("ferris wheel", "1f3a1", "", "lu"),
-    ("pineapple", "1f34d", "", ""),
-    ("croissant", "1f950", "", "s"),
-    ("pretzel", "1f968", "", "s"),
-    ("violin", "1f3bb", "", ""),
-    ("telescope", "1f52d", "", ""),
-    ("suitcase", "1f9f3", "", ""),
-    ("skateboard", "1f6f9", "", ""),
-    ("hourglass", "231b", "", ""),
-    ("genie", "1f9de", "", ""),
-    ("superhero", "1f9b8", "", ""),
-    ("anchor", "2693", "", ""),
-)
-
 _SCALES = {"s": 0.9, "l": 1.04}
 
 
@@ -255,7 +92,7 @@ def _subjects(
 
 
 SUBJECTS: dict[str, Subject] = dict(
-    (*_subjects(_BASE, held_out=False), *_subjects(_HELD_OUT, held_out=True))
+    (*_subjects(BASE, held_out=False), *_subjects(HELD_OUT, held_out=True))
 )
 
 _ILLUSTRATED: tuple[Setting, ...] = (
@@ -401,6 +238,11 @@ RELATIONS: tuple[str, ...] = ("and", "next to", "left of", "right of")
 def base_subjects() -> tuple[str, ...]:
     """Keys of the subjects for base training, in a fixed order."""
     return tuple(key for key, subject in SUBJECTS.items() if not subject.held_out)
+
+
+def core_subjects() -> tuple[str, ...]:
+    """Keys of the base subjects that the embedded model draws, in a fixed order."""
+    return tuple(key for key, subject in SUBJECTS.items() if subject.name in CORE)
 
 
 def held_out_subjects() -> tuple[str, ...]:

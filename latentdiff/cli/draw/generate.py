@@ -174,7 +174,8 @@ def draw(
     pipeline: TextToImagePipeline, requests: Sequence[Request], batch_size: int, stages: Stages
 ) -> Iterator[Picture]:
     """The pictures, one by one; a line on a terminal shows what is being done."""
-    stages.show("encoding the prompts …")
+    compiled = "" if pipeline.backend == "torch" else ", compiling the U-Net"
+    stages.show(f"encoding the prompts{compiled} …")
     try:
         yield from pipeline.draw(requests, batch_size=batch_size, on_step=stages.step)
     finally:

@@ -58,9 +58,10 @@ def main(argv: Sequence[str]) -> int:
 
     if options.subjects:
         items = protocol.items_of(options.subjects, options.count)
-    else:
-        items = protocol.items(options.count, extras=options.extras)
     model = output.open_model(options.networks)
+    if not options.subjects:
+        drawn = model.subjects
+        items = protocol.items(options.count, extras=options.extras, subjects=drawn)
     judge = model.load_judge(options.judge)
     scorer = model.load_clip() if options.clip else None
     drawing = output.drawing(options.sampling)

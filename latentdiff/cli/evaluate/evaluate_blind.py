@@ -61,8 +61,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from latentdiff.evaluation import protocol
 
-    items = protocol.blind_items(options.count, options.salt)
     model = output.open_model(options.networks)
+    items = protocol.blind_items(options.count, options.salt, model.subjects)
     sheet = blind_test.draw_sheet(model, items, folder, output.drawing(options.sampling))
     print(f"{sheet}: write down what you see, a line a picture: 3: fox, forest")
     print(

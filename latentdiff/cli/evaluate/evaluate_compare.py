@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -14,6 +15,9 @@ from latentdiff.cli.evaluate import output, results
 from latentdiff.cli.evaluate.results import ResultOptions
 from latentdiff.cli.options import ModelOptions, SamplingOptions
 from latentdiff.errors import UserError
+
+if TYPE_CHECKING:
+    from latentdiff.measure.measured_model import MeasuredModel
 
 PROG = "latentdiff evaluate compare"
 
@@ -63,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     first = output.open_model(dataclasses.replace(options.networks, model=options.first, lora=()))
     second = output.open_model(dataclasses.replace(options.networks, model=options.second))
     judge = output.judge_of(first, options.judge) or output.judge_of(second, None)
-    items = protocol.items(options.count, extras=False)
+    items = protocol.items(options.count, extras=False, subjects=_both_draw(first, second))
     work = results.work_of(options.results, "compare", argv)
     sets = [
         DrawnPictures(
@@ -81,3 +85,13 @@ def main(argv: Sequence[str]) -> int:
     scenes, one, other = found
     report = comparison_report(compare(one, other, scenes), items, features.name)
     return results.finish(report, options, options.results, "compare", [first, second])
+
+
+def _both_draw(first: MeasuredModel, second: MeasuredModel) -> tuple[str, ...]:
+    """Subjects that both draw, by their cards; those of one where the other does not say."""
+    if not first.subjects or not second.subjects:
+        return first.subjects or second.subjects
+    both = tuple(key for key in first.subjects if key in second.subjects)
+    if not both:
+        raise UserError(f"{first.name} and {second.name} draw no subject in common")
+    return both

@@ -74,10 +74,12 @@ def main(argv: Sequence[str]) -> int:
     features = vision_features.load(options.features)
     models: list[MeasuredModel] = []
     second = _data(options.against, options.against_count)
+    against = (options.against, options.against_count)
+    if second is None and options.what == SCENES:  # of the model's size and subjects
+        second, models = _set(options, *against, None, models)
     first, models = _set(options, options.what, options.count, second, models)
     if second is None:
-        count = options.against_count
-        second, models = _set(options, options.against, count, None, models)
+        second, models = _set(options, *against, None, models)
     scorer = None
     if options.clip and models and first.items and _has_clip(models[0]):
         scorer = models[0].load_clip()
@@ -127,14 +129,15 @@ def _set(
     model = output.open_model(dataclasses.replace(options.networks, model=what))
     drawn = DrawnPictures(
         model=model,
-        items=_asked(beside, count),
+        items=_asked((models or [model])[0], beside, count),
         drawing=output.drawing(options.sampling),
         name=model.name,
     )
     return drawn, [*models, model]
 
 
-def _asked(beside: PictureSet | None, count: int) -> tuple[Item, ...]:
+def _asked(model: MeasuredModel, beside: PictureSet | None, count: int) -> tuple[Item, ...]:
+    """What goes with the other set: its captions, or the protocol's prompts for this model."""
     from latentdiff.data.sources.find import open_source
     from latentdiff.evaluation import protocol
     from latentdiff.measure.picture_sets import SourcePictures, caption_items
@@ -143,7 +146,7 @@ def _asked(beside: PictureSet | None, count: int) -> tuple[Item, ...]:
         items = caption_items(open_source(beside.source.name, need_captions=False), count)
         if any(item.prompt for item in items):
             return items
-    return protocol.items(count, extras=False)
+    return protocol.items(count, extras=False, subjects=model.subjects)
 
 
 def _has_clip(model: MeasuredModel) -> bool:

@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
     work = results.work_of(options.results, "sweep", argv)
     found = sweeps.measure_sweep(
         model,
-        protocol.items(options.count, extras=False),
+        protocol.items(options.count, extras=False, subjects=model.subjects),
         cells,
         scenes_for(model, options.scenes),
         Readers(features=features, judge=output.judge_of(model, options.judge)),

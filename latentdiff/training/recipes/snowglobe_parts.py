@@ -68,18 +68,22 @@ def encode_pool(
 def world_facts(
     vae_folder: Path, pool: PixelPool, *, steps: int, guidance: float
 ) -> dict[str, Any]:
-    """What `snowglobe.json` says: subjects, settings, relations, words, previews, defaults."""
+    """What `snowglobe.json` says: subjects, settings, relations, words, previews, defaults.
+
+    pool: the scenes that the U-Net was trained on.
+    """
+    subjects = pool.spec.world().subjects
     vae = load_vae(vae_folder)
     autoencoder = Autoencoder(vae)
     x = to_pixels(torch.from_numpy(pool.pictures(range(min(96, len(pool))))))
     with torch.no_grad():
         latents = autoencoder.mode(autoencoder.encode_moments(x))
     return {
-        "subjects": [SUBJECTS[key].name for key in base_subjects()],
+        "subjects": [SUBJECTS[key].name for key in subjects],
         "held_out_subjects": [SUBJECTS[key].name for key in held_out_subjects()],
         "settings": {key: setting.phrase for key, setting in SETTINGS.items()},
         "relations": list(RELATIONS),
-        "vocabulary": list(vocabulary()),
+        "vocabulary": list(vocabulary(subjects)),
         "preview": fit_preview(latents, x).to_json(),
         "num_inference_steps": steps,
         "guidance_scale": guidance,
