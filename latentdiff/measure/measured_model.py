@@ -88,6 +88,16 @@ class MeasuredModel:
         )
 
 
+def both_draw(first: MeasuredModel, second: MeasuredModel) -> tuple[str, ...]:
+    """Subjects that both draw, by their cards; those of one where the other does not say."""
+    if not first.subjects or not second.subjects:
+        return first.subjects or second.subjects
+    both = tuple(key for key in first.subjects if key in second.subjects)
+    if not both:
+        raise UserError(f"{first.name} and {second.name} draw no subject in common")
+    return both
+
+
 @torch.no_grad()
 def digest_of(module: nn.Module) -> str:
     """SHA-256 of a network's weights."""

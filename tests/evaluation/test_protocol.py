@@ -56,6 +56,16 @@ def test_paraphrases_are_twenty_trained_pairs() -> None:
     assert len(protocol.PARAPHRASES) == len({text for text, _, _ in protocol.PARAPHRASES}) == 20
 
 
+def test_a_model_is_asked_for_the_subjects_that_it_draws_alone() -> None:
+    chosen = protocol.items(48, subjects=("cat", "owl", "fox"))
+    assert {s for item in chosen for s in item.subjects} == {"cat", "owl", "fox"}
+    paraphrased = {item.subjects[0] for item in chosen if item.group == protocol.PARAPHRASE}
+    assert paraphrased == {"cat", "owl", "fox"}
+    assert {s for i in protocol.blind_items(24, 0, ("owl",)) for s in i.subjects} == {"owl"}
+    with pytest.raises(UserError, match="4 … 25 "):
+        protocol.items(30, subjects=("owl",))
+
+
 @pytest.mark.parametrize("count", [0, 3, 100_000])
 def test_impossible_counts_are_refused(count: int) -> None:
     with pytest.raises(UserError, match=f"count is {count}"):

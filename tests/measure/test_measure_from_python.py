@@ -12,7 +12,8 @@ from latentdiff.evaluation import protocol
 from latentdiff.evaluation.classes import ClassScores, PhotoClassifier
 from latentdiff.measure.drawing import Drawing, reconstruct
 from latentdiff.measure.measure_classes import ClassesReport, JudgedPictures, class_items
-from latentdiff.measure.measured_model import MeasuredModel
+from latentdiff.measure.measured_model import MeasuredModel, both_draw
+from latentdiff.measure.picture_sets import scenes_for
 from latentdiff.pipelines import Request, TextToImagePipeline
 
 
@@ -51,6 +52,20 @@ def test_a_model_in_memory_says_that_it_brings_no_judge(pipe: TextToImagePipelin
         model.load_judge()
     with pytest.raises(UserError, match="--no-clip"):
         model.load_clip()
+
+
+def test_a_model_s_card_says_which_subjects_are_asked_of_it() -> None:
+    def model(**card: object) -> MeasuredModel:
+        drawing = TextToImagePipeline(tiny.with_card(tiny.tiny(), **card))
+        return MeasuredModel(pipeline=drawing, name="tiny")
+
+    both = model(subjects=["cat", "red car"])
+    assert both.subjects == ("cat", "red-car") and model().subjects == ()
+    assert {s for i in scenes_for(both, 8).items for s in i.subjects} == {"cat", "red-car"}
+    assert both_draw(both, model(subjects=["red car", "owl"])) == ("red-car",)
+    assert both_draw(model(), both) == both.subjects
+    with pytest.raises(UserError, match="no subject in common"):
+        both_draw(both, model(subjects=["owl"]))
 
 
 def test_one_set_of_pictures_is_compared_with_nothing() -> None:

@@ -60,6 +60,12 @@ def test_vocabulary_holds_held_out_names_and_fits_a_small_tokenizer():
     assert list(captions.vocabulary()) == sorted(known)
 
 
+def test_the_vocabulary_of_some_subjects_lacks_the_others_nouns():
+    known = captions.vocabulary(("cat", "red-car"))
+    assert {"kitty", "automobile", "snow", "left"} <= set(known)
+    assert not {"owl", "dragon"} & set(known)
+
+
 def test_captions_name_their_subjects_and_tell_sides_truly():
     draw = np.random.default_rng(2)
     for relation in ("left of", "right of"):

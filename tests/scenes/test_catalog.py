@@ -21,6 +21,11 @@ def test_the_world_holds_enough_subjects_and_settings():
     assert not set(catalog.base_subjects()) & set(catalog.held_out_subjects())
 
 
+def test_the_core_subjects_are_48_of_the_base_ones():
+    assert len(catalog.core_subjects()) == 48
+    assert set(catalog.core_subjects()) < set(catalog.base_subjects())
+
+
 def test_every_subject_has_its_picture_and_every_picture_its_subject():
     codes = [subject.code for subject in catalog.SUBJECTS.values()]
     assert len(set(codes)) == len(codes)

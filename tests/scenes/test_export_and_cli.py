@@ -106,9 +106,10 @@ def test_list_names_the_world(capsys):
 
 def test_render_fills_a_pool_with_the_worlds_scenes(tmp_path, capsys):
     argv = ["scenes", "render", str(tmp_path / "pool"), "--count", "3", "--seed", "5"]
-    assert command.run([*argv, "--workers", "1"]) == 0
+    assert command.run([*argv, "--subject", "kitty", "owl", "--workers", "1"]) == 0
     pixels = np.load(tmp_path / "pool" / "pixels.npy", mmap_mode="r")
-    assert np.array_equal(pixels[2], World(5, size=256).scene(2).image)
+    expected = World(5, size=256, subjects=("cat", "owl")).scene(2)
+    assert np.array_equal(pixels[2], expected.image)
 
 
 def test_the_scenes_command_loads_no_torch():

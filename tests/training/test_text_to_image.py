@@ -12,6 +12,7 @@ from tiny_runs import build_parts
 
 from latentdiff.cli import main as cli
 from latentdiff.data.captions import CaptionConfig
+from latentdiff.data.rendered.pixel_pool import PixelPool
 from latentdiff.data.rendered.scene_pictures import row_of
 from latentdiff.diffusion import objective
 from latentdiff.diffusion.objective import loss_weights
@@ -20,6 +21,8 @@ from latentdiff.models import bundle
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.denoiser import predict
 from latentdiff.pixels import to_pixels
+from latentdiff.scenes.captions import vocabulary
+from latentdiff.scenes.catalog import SUBJECTS
 from latentdiff.train_scripts.text_to_image import draw
 from latentdiff.training.recipes.snowglobe_parts import assemble, encode_pool
 from latentdiff.training.tasks import text_to_image
@@ -182,7 +185,9 @@ def test_the_assembled_folder_is_a_model_with_its_card(task, parts, tmp_path):
         judge=None,
     )
     whole = bundle.load(folder)
-    assert "cat" in whole.card["subjects"]
+    world = PixelPool(parts / "pool").spec.world()
+    assert whole.card["subjects"] == [SUBJECTS[key].name for key in world.subjects]
+    assert whole.card["vocabulary"] == list(vocabulary(world.subjects))
     assert whole.preview is not None
     assert (folder / "clip_vision" / "config.json").is_file()
 

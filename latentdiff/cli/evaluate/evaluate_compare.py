@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
@@ -15,9 +14,6 @@ from latentdiff.cli.evaluate import output, results
 from latentdiff.cli.evaluate.results import ResultOptions
 from latentdiff.cli.options import ModelOptions, SamplingOptions
 from latentdiff.errors import UserError
-
-if TYPE_CHECKING:
-    from latentdiff.measure.measured_model import MeasuredModel
 
 PROG = "latentdiff evaluate compare"
 
@@ -61,13 +57,14 @@ def main(argv: Sequence[str]) -> int:
     from latentdiff.evaluation import protocol
     from latentdiff.measure import vision_features
     from latentdiff.measure.measure_comparison import compare, comparison_report
+    from latentdiff.measure.measured_model import both_draw
     from latentdiff.measure.picture_sets import DrawnPictures, Readers, gather, scenes_for
 
     features = vision_features.load(options.features)
     first = output.open_model(dataclasses.replace(options.networks, model=options.first, lora=()))
     second = output.open_model(dataclasses.replace(options.networks, model=options.second))
     judge = output.judge_of(first, options.judge) or output.judge_of(second, None)
-    items = protocol.items(options.count, extras=False, subjects=_both_draw(first, second))
+    items = protocol.items(options.count, extras=False, subjects=both_draw(first, second))
     work = results.work_of(options.results, "compare", argv)
     sets = [
         DrawnPictures(
@@ -85,13 +82,3 @@ def main(argv: Sequence[str]) -> int:
     scenes, one, other = found
     report = comparison_report(compare(one, other, scenes), items, features.name)
     return results.finish(report, options, options.results, "compare", [first, second])
-
-
-def _both_draw(first: MeasuredModel, second: MeasuredModel) -> tuple[str, ...]:
-    """Subjects that both draw, by their cards; those of one where the other does not say."""
-    if not first.subjects or not second.subjects:
-        return first.subjects or second.subjects
-    both = tuple(key for key in first.subjects if key in second.subjects)
-    if not both:
-        raise UserError(f"{first.name} and {second.name} draw no subject in common")
-    return both
