@@ -13,14 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-QUIET = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "KMP_BLOCKTIME": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONDONTWRITEBYTECODE": "",
-}
-"""Idle threads of one entrant must not take the processor from the one whose turn it is; and all
-run compiled, as installed packages do, even from a checkout whose user keeps no bytecode."""
+SAME_FOR_ALL = {"TOKENIZERS_PARALLELISM": "false", "PYTHONDONTWRITEBYTECODE": ""}
+"""All run compiled, as installed packages do, even from a checkout whose user keeps no bytecode.
+How threads wait is left to the libraries, as users have it: told to sleep at every barrier, two
+threads are slower than one at a batch of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +54,7 @@ class Answers:
 
     def __init__(self, command: Sequence[str], settings: Mapping[str, Any], threads: int) -> None:
         """Raises RuntimeError, one line, when the process cannot do the work."""
-        environment = {**os.environ, **QUIET, "OMP_NUM_THREADS": str(threads)}
+        environment = {**os.environ, **SAME_FOR_ALL, "OMP_NUM_THREADS": str(threads)}
         began = time.perf_counter()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
@@ -123,7 +119,7 @@ class Commands:
 
     def turn(self, number: int) -> Turn:
         """Run the command, and wait for its end."""
-        environment = {**os.environ, **QUIET, "OMP_NUM_THREADS": str(self.threads)}
+        environment = {**os.environ, **SAME_FOR_ALL, "OMP_NUM_THREADS": str(self.threads)}
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
             words = [word.replace("OUT", folder) for word in self.command]
             began = time.perf_counter()
