@@ -1,4 +1,5 @@
-"""A training on a million cached rows begins in seconds, in little memory; see made_up_cache."""
+"""A training on a million cached rows begins in little memory; see made_up_cache. How long it takes
+is measured by `latentdiff bench scale`."""
 
 import pytest
 
@@ -6,12 +7,8 @@ from latentdiff.bench import made_up_cache, scale
 
 
 @pytest.mark.slow
-def test_a_million_cached_rows_open_in_ten_seconds_and_one_gigabyte():
-    told = scale.measure(1_000_000, 1)[0]
-    print(told)
-    # Of this process alone, so that what else the machine does changes little.
-    assert told["CPU seconds"] < 10
-    assert told["MB"] < 1000
+def test_a_million_cached_rows_open_in_one_gigabyte():
+    assert scale.measure(1_000_000, 1)[0]["MB"] < 1000
 
 
 def test_a_made_up_cache_gives_each_row_its_own_values(tmp_path):
