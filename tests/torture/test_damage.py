@@ -159,7 +159,7 @@ import re, subprocess, sys
 from pathlib import Path
 import torch
 from latentdiff import files
-from latentdiff.checkpoints import folder as checkpoints
+from latentdiff.checkpoints import store as checkpoints
 from latentdiff.checkpoints.store import Checkpoint
 from latentdiff.checkpoints.state import TrainState
 from latentdiff.errors import UserError
