@@ -8,6 +8,7 @@ import time
 import pytest
 
 from latentdiff import console, progress
+from latentdiff.cli.stages import Stages
 from latentdiff.progress import SILENCE, Heartbeat, Progress, note, stage
 
 
@@ -77,6 +78,17 @@ def test_the_innermost_stage_is_named_with_how_far_it_has_come(clock: Clock) -> 
             clock.pass_by(SILENCE - 1)
         clock.pass_by(SILENCE)
     assert clock.heard == ["picture 3 of 9 … 4 s", "outer … 9 s"]
+
+
+def test_what_was_loaded_is_not_said_of_what_comes_after(clock: Clock) -> None:
+    with stage("latentdiff evaluate: working"):
+        with Stages().stage("loading snowglobe"):
+            clock.pass_by(SILENCE)
+        clock.pass_by(SILENCE)
+    assert clock.heard[0].startswith("loading snowglobe … ")
+    assert [said.partition(" … ")[0] for said in clock.heard[1:]] == [
+        "latentdiff evaluate: working"
+    ]
 
 
 def test_a_count_is_repeated_while_its_next_one_takes_long(clock: Clock, capsys) -> None:

@@ -27,9 +27,9 @@ class Stages:
     @contextmanager
     def stage(self, text: str) -> Iterator[None]:
         """Show `text` while the block runs."""
-        self.show(f"{text} …")
         try:
-            with progress.stage(text):
+            with progress.stage(text):  # first, or the name of what goes on around it would be lost
+                self.show(f"{text} …")
                 yield
         finally:
             self.clear()
