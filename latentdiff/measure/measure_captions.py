@@ -8,7 +8,7 @@ at the noisiest timesteps, or not at all.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -74,12 +74,14 @@ def measure_captions(
     pictures: PictureSet,
     items: Sequence[Item],
     timesteps: Sequence[int] = TIMESTEPS,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CaptionsReport:
     """The errors of v with the true caption, with none, with another picture's, and, of scenes with
     one subject, with another subject and with another setting in its place.
 
     v = √ᾱ ε − √(1−ᾱ) x_0 (Salimans & Ho 2022) is of one size at all timesteps, whatever the network
-    predicts; near pure noise it is x_0. Noise is the same for all captions of a picture.
+    predicts; near pure noise it is x_0. Noise is the same for all captions of a picture. progress:
+    called with (answers, of how many), a picture under a caption being one.
     """
     limit = len(model.pipeline.bundle.scheduler_config.noise_schedule().alpha_bar)
     if not timesteps or not all(0 <= t < limit for t in timesteps):
@@ -88,6 +90,7 @@ def measure_captions(
     # Guidance mixes two answers; here each is looked at alone.
     plain = Drawing(request=dataclasses.replace(Drawing().request, guidance_scale=1.0))
     errors: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+    done, total = 0, len(pictures) * len(kinds)
     for start in range(0, len(pictures), PART):
         rows = range(start, min(start + PART, len(pictures)))
         for kind, texts in kinds.items():
@@ -96,6 +99,9 @@ def measure_captions(
             answer = data.predict()
             found = [_errors(model, answer, data.latents, data.rows, t) for t in timesteps]
             errors[kind].append(torch.stack(found, dim=1))
+            done += len(rows)
+            if progress is not None:
+                progress(done, total)
     return CaptionsReport(
         model=model.name,
         pictures=pictures.name,

@@ -82,7 +82,12 @@ def test_timesteps_out_of_range_are_named(model: MeasuredModel) -> None:
 
 def test_the_table_has_a_row_for_each_timestep(model: MeasuredModel) -> None:
     scenes = scenes_for(model, 4)
-    report = measure_captions(model, scenes, scenes.items, (999, 10))
+    said: list[tuple[int, int]] = []
+    report = measure_captions(
+        model, scenes, scenes.items, (999, 10), lambda *counts: said.append(counts)
+    )
+    answers = len(scenes) * len(report.errors)
+    assert said[-1] == (answers, answers) and len(said) == len(report.errors)
     lines = report.table().splitlines()
     assert lines[0].split()[0] == "t"
     assert [line.split()[0] for line in lines[2:4]] == ["999", "10"]

@@ -10,6 +10,7 @@ from latentdiff import config
 from latentdiff.cli.evaluate import output
 from latentdiff.cli.options import ModelOptions
 from latentdiff.errors import UserError
+from latentdiff.progress import Progress
 
 PROG = "latentdiff evaluate captions"
 
@@ -42,7 +43,9 @@ def main(argv: Sequence[str]) -> int:
 
     model = output.open_model(options.networks)
     pictures, items = output.captioned(options.data, options.count, model)
-    report = measure_captions(model, pictures, items, options.timesteps)
+    report = measure_captions(
+        model, pictures, items, options.timesteps, Progress("answered", patience=3.0)
+    )
     print(report.table())
     output.write_json(options.json, report.to_json(), options)
     return 0
