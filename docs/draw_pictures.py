@@ -69,7 +69,7 @@ def row(folder: Path) -> Image.Image:
 def words(folder: Path) -> Image.Image:
     """A sheet of heat maps."""
     run(commands("docs/prompts.md", "## Where a word acts"), folder)
-    return Image.open(folder / "owl-words.png")
+    return Image.open(folder / "penguin-words.png")
 
 
 def consistency(folder: Path) -> Image.Image:
