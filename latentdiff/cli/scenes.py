@@ -40,6 +40,8 @@ class _Choice:
     """Leave out the tenth of (subject, setting) pairs that training never sees."""
     lively: bool = False
     """Subjects of any size, turned, mirrored and anywhere, not in their calm places."""
+    pairs: float | None = None
+    """Share of scenes with two subjects, 0 … 1. Default: 0.25, or 0.35 if lively."""
 
     def world(self) -> World:
         """The world of these options. UserError names what is unknown."""
@@ -52,6 +54,7 @@ class _Choice:
             settings=[find_setting(name).key for name in self.setting] or None,
             hold_out_pairs=self.hold_out_pairs,
             lively=self.lively,
+            pair_rate=self.pairs,
         )
 
 
@@ -95,6 +98,8 @@ class RenderConfig:
     """Only these subjects (keys, names or synonyms). Default: all base ones."""
     lively: bool = False
     """Subjects of any size, turned, mirrored and anywhere, not in their calm places."""
+    pairs: float | None = None
+    """Share of scenes with two subjects, 0 … 1. Default: 0.25, or 0.35 if lively."""
     workers: int = 0
     """Rendering processes; 0: one for each core."""
 
@@ -186,6 +191,7 @@ def render(argv: list[str]) -> int:
         size=options.size,
         subjects=[find_subject(name).key for name in options.subject] or None,
         lively=options.lively,
+        pair_rate=options.pairs,
         workers=options.workers or default_workers(),
         progress=progress,
     )

@@ -52,13 +52,11 @@ PAIR: tuple[tuple[str, float], ...] = (
     ("{where}, {pair}", 1.0),
     ("{scene} with {pair}", 1.2),
 )
-# Ways to say each relation; the second list says the same from the second subject's side.
+# Ways to say each relation; the second list says the same from the second subject's side. Where no
+# side is said, the one on the left comes first.
 RELATION_WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "and": (("{one} and {two}",), ("{two} and {one}",)),
-    "next to": (
-        ("{one} next to {two}",) * 2 + ("{one} beside {two}", "{one} and {two}"),
-        ("{two} next to {one}",),
-    ),
+    "and": (("{one} and {two}",),) * 2,
+    "next to": (("{one} next to {two}",) * 2 + ("{one} beside {two}", "{one} and {two}"),) * 2,
     "left of": (
         ("{one} left of {two}",) * 2 + ("{one} to the left of {two}",),
         ("{two} to the right of {one}",),
@@ -109,13 +107,18 @@ def prompt(subjects: Sequence[str], setting: str, relation: str | None = None) -
     return f"{_CANONICAL_RELATION[relation].format(one=nouns[0], two=nouns[1])} {place}"
 
 
+def prompt_of(record: SceneRecord) -> str:
+    """The canonical prompt of a scene."""
+    return prompt(record.named, record.setting, record.relation)
+
+
 def caption(record: SceneRecord, draw: np.random.Generator) -> str:
     """A caption of at most 20 words that is true of the record; the draw picks the wording."""
     setting = find_setting(record.setting)
     where = _pick(setting.phrase, setting.phrases, draw)
-    nouns = [_pick(SUBJECTS[key].name, SUBJECTS[key].synonyms, draw) for key in record.subjects]
+    nouns = [_pick(SUBJECTS[key].name, SUBJECTS[key].synonyms, draw) for key in record.named]
     phrases = [
-        _noun_phrase(SUBJECTS[key], noun) for key, noun in zip(record.subjects, nouns, strict=True)
+        _noun_phrase(SUBJECTS[key], noun) for key, noun in zip(record.named, nouns, strict=True)
     ]
     if record.relation is None:
         templates = SINGLE if setting.adjective is None else (*SINGLE, *ADJECTIVE)
@@ -124,7 +127,7 @@ def caption(record: SceneRecord, draw: np.random.Generator) -> str:
             bare=nouns[0],
             where=where,
             scene=setting.scene,
-            adjective=_with_adjective(SUBJECTS[record.subjects[0]], nouns[0], setting),
+            adjective=_with_adjective(SUBJECTS[record.named[0]], nouns[0], setting),
         )
     forward, backward = RELATION_WORDS[record.relation]
     wordings = backward if draw.random() < 0.25 else forward

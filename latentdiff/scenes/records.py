@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+SIDELESS = ("and", "next to")
+"""Relations that do not say which of the two stands on the left."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -47,6 +50,17 @@ class SceneRecord:
     def subjects(self) -> tuple[str, ...]:
         """The placed subjects' keys, in the order of the placements."""
         return tuple(placement.subject for placement in self.placements)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The subjects' keys in the order in which words name them.
+
+        Where the relation does not say who stands where ("and", "next to"), as one reads a
+        picture, from left to right; otherwise as placed.
+        """
+        if self.relation in SIDELESS:
+            return tuple(p.subject for p in sorted(self.placements, key=lambda p: p.center[0]))
+        return self.subjects
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready mapping that `from_json` reads back to an equal record."""

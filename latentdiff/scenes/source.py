@@ -30,6 +30,7 @@ class WorldSpec:
     settings: tuple[str, ...]
     hold_out_pairs: bool
     lively: bool
+    pair_rate: float
 
     @classmethod
     def of(cls, world: World) -> WorldSpec:
@@ -41,6 +42,7 @@ class WorldSpec:
             world.settings,
             world.hold_out_pairs,
             world.lively,
+            world.pair_rate,
         )
 
     def build(self) -> World:
@@ -52,6 +54,7 @@ class WorldSpec:
             settings=self.settings,
             hold_out_pairs=self.hold_out_pairs,
             lively=self.lively,
+            pair_rate=self.pair_rate,
         )
 
 

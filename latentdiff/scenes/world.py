@@ -80,7 +80,8 @@ class World:
     seed: the world's seed; size: pictures are size × size pixels; subjects and settings: keys to
     draw from (default: all base subjects, all settings); hold_out_pairs: leave out the pairs of
     `is_held_out_pair`, for every subject of a picture; lively: subjects of any size, turned,
-    mirrored and anywhere, instead of in their calm places (`latentdiff.scenes.poses`).
+    mirrored and anywhere, instead of in their calm places (`latentdiff.scenes.poses`); pair_rate:
+    share of scenes with two subjects, 0 … 1 (default: `PAIR_RATE`).
     """
 
     def __init__(
@@ -92,10 +93,15 @@ class World:
         settings: Sequence[str] | None = None,
         hold_out_pairs: bool = True,
         lively: bool = False,
+        pair_rate: float | None = None,
     ) -> None:
         self.seed = seed
         self.lively = lively
         self.pair_rate = PAIR_RATE["lively" if lively else "calm"]
+        if pair_rate is not None:
+            self.pair_rate = pair_rate
+        if not 0 <= self.pair_rate <= 1:
+            raise UserError(f"found a share of pairs of {pair_rate:g}, expected 0 to 1")
         self.size = size
         self.subjects = tuple(base_subjects() if subjects is None else subjects)
         self.settings = tuple(SETTINGS if settings is None else settings)

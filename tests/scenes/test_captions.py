@@ -5,8 +5,9 @@ import pytest
 
 from latentdiff.errors import UserError
 from latentdiff.scenes import captions
-from latentdiff.scenes.catalog import RELATIONS, SETTINGS, SUBJECTS
+from latentdiff.scenes.catalog import RELATIONS, SETTINGS, SUBJECTS, core_subjects
 from latentdiff.scenes.records import Placement, SceneRecord
+from latentdiff.scenes.world import World
 
 LONG = sorted(SUBJECTS, key=lambda k: -max(len(n.split()) for n in SUBJECTS[k].nouns))
 
@@ -80,12 +81,13 @@ def test_captions_name_their_subjects_and_tell_sides_truly():
                 assert "right of" in text and (first, second) == (right, left), text
 
 
-def test_captions_of_symmetric_relations_claim_no_side():
-    draw = np.random.default_rng(3)
-    for relation in ("and", "next to"):
-        for _ in range(200):
-            text = captions.caption(record_of(["cat", "dog"], "night", relation), draw)
+def test_where_no_side_is_said_the_one_on_the_left_is_named_first():
+    draw, world = np.random.default_rng(3), World(3, subjects=core_subjects(), pair_rate=1.0)
+    for record in filter(lambda r: r.relation in ("and", "next to"), map(world.record, range(200))):
+        left, right = sorted(record.placements, key=lambda p: p.center[0])
+        for text in (captions.caption(record, draw), captions.prompt_of(record)):
             assert "left" not in text and "right" not in text
+            assert named_in(text, record.subjects) == [left.subject, right.subject]
 
 
 def test_only_settings_with_an_adjective_describe_the_subject():

@@ -7,7 +7,7 @@ from latentdiff.errors import UserError
 from latentdiff.scenes import sprites, world
 from latentdiff.scenes.catalog import RELATIONS, SETTINGS, SUBJECTS, base_subjects
 from latentdiff.scenes.records import SceneRecord
-from latentdiff.scenes.source import endless, render_range
+from latentdiff.scenes.source import WorldSpec, endless, render_range
 from latentdiff.scenes.world import World, is_held_out_pair
 
 WORLD = World(11)
@@ -217,3 +217,16 @@ def test_every_setting_shows_its_subject_clearly():
 def test_mistakes_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, 0.25), (0.0, 0.0), (0.6, 0.6), (1.0, 1.0)])
+def test_the_share_of_pairs_is_the_one_asked_for(asked, found):
+    world = World(seed=5, pair_rate=asked)
+    share = np.mean([len(world.record(k).subjects) == 2 for k in range(1000)])
+    assert abs(share - found) < 0.05
+    assert WorldSpec.of(world).build().record(3) == world.record(3)
+
+
+def test_a_share_of_pairs_beyond_one_is_refused():
+    with pytest.raises(UserError, match=r"share of pairs of 1\.5"):
+        World(seed=5, pair_rate=1.5)

@@ -33,6 +33,8 @@ CARD = {
     "settings": {"snow": "in the snow"},
     "vocabulary": ["a", "cat", "in", "the", "snow", "owl"],
 }
+ENDLESS = {"num_inference_steps": 150, "num_images": 16}
+"""A drawing, within the limits, that is still being drawn when the test is done with it."""
 
 
 @dataclass(frozen=True)

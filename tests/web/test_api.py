@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image, PngImagePlugin
-from serving import Served, make_studio, served
+from serving import ENDLESS, Served, make_studio, served
 
 from latentdiff.pipelines.recipes.picture_file import read_recipe
 from latentdiff.pipelines.request import Request
@@ -44,7 +44,7 @@ def test_a_drawing_is_the_pipelines_own_picture_with_its_recipe(
 
 
 def test_a_job_stops_within_one_step(server: Served) -> None:
-    job = server.draw(num_inference_steps=150)
+    job = server.draw(**ENDLESS)
     link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     link.request("GET", f"/v1/jobs/{job['id']}/events")
     stream, seen = link.getresponse(), 0
@@ -72,7 +72,7 @@ def test_events_tell_every_step_with_a_preview_and_end_with_the_job(server: Serv
 
 def test_callers_see_their_own_jobs_and_wait_in_turn(server: Served) -> None:
     one, two = (Served(server.studio, server.port, name * 32) for name in "ab")
-    first = one.draw(num_inference_steps=150)
+    first = one.draw(**ENDLESS)
     one.until(first, "running")
     second, third = one.draw(), two.draw()
     assert third["ahead"] == 1
@@ -84,7 +84,7 @@ def test_callers_see_their_own_jobs_and_wait_in_turn(server: Served) -> None:
 
 def test_jobs_of_a_closed_page_are_stopped_unless_it_comes_back(server: Served) -> None:
     gone, back = (Served(server.studio, server.port, name * 32) for name in "cd")
-    job, kept = gone.draw(num_inference_steps=150), back.draw(num_inference_steps=150)
+    job, kept = gone.draw(**ENDLESS), back.draw(**ENDLESS)
     link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     for one in (gone, back):
         assert one.call("POST", "/v1/leave").status == 204
@@ -204,7 +204,7 @@ def test_what_a_foreign_png_says_never_reaches_the_gallery_as_an_error(server: S
 def test_a_full_line_says_when_to_come_back(tmp_path: Path, model: Path) -> None:
     limits = Limits(max_queue=2, max_queue_each=2, max_upload_mb=1)
     with served(make_studio(tmp_path, model, limits=limits)) as server:
-        server.until(server.draw(num_inference_steps=150), "running")
+        server.until(server.draw(**ENDLESS), "running")
         server.draw(), server.draw()
         answer = server.call("POST", "/v1/images", {"prompt": "a"})
         assert answer.status == 429

@@ -49,6 +49,7 @@ class PoolSpec:
     subjects: tuple[str, ...] | None = None
     hold_out_pairs: bool = True
     lively: bool = False
+    pair_rate: float | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.start < 0:
@@ -69,6 +70,7 @@ class PoolSpec:
             subjects=self.subjects,
             hold_out_pairs=self.hold_out_pairs,
             lively=self.lively,
+            pair_rate=self.pair_rate,
         )
 
 
@@ -156,6 +158,7 @@ def build_pool(
     subjects: Sequence[str] | None = None,
     hold_out_pairs: bool = True,
     lively: bool = False,
+    pair_rate: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PixelPool:
     """Render scenes `start` … `start + count - 1` into a pool, with `workers` processes.
@@ -172,6 +175,7 @@ def build_pool(
         subjects=None if subjects is None else tuple(subjects),
         hold_out_pairs=hold_out_pairs,
         lively=lively,
+        pair_rate=pair_rate,
     )
     with files.FolderLock(folder):
         _allocate(folder, spec)

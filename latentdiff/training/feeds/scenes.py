@@ -13,7 +13,7 @@ from latentdiff import seeding
 from latentdiff.data.rendered.pool_latents import PoolLatents
 from latentdiff.data.rendered.scene_pictures import PoolPictures, WorldPictures, row_of
 from latentdiff.errors import UserError
-from latentdiff.scenes.captions import caption, prompt
+from latentdiff.scenes.captions import caption, prompt_of
 from latentdiff.scenes.records import SceneRecord
 from latentdiff.scenes.world import World
 from latentdiff.training.feeds.feed import Entry, Samples
@@ -121,5 +121,5 @@ class SceneFeed:
 
 
 def _entry(name: str, image: NDArray[np.uint8], record: SceneRecord) -> Entry:
-    text = prompt(record.subjects, record.setting, record.relation)
+    text = prompt_of(record)
     return Entry(id=name, image=image, caption=text)

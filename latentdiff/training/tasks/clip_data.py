@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from latentdiff import seeding
 from latentdiff.data.rendered.scene_pictures import PoolPictures, WorldPictures, row_of
-from latentdiff.scenes.captions import caption, prompt
+from latentdiff.scenes.captions import caption, prompt_of
 from latentdiff.scenes.records import SceneRecord
 from latentdiff.scenes.world import World
 from latentdiff.training.feeds.feed import Feed
@@ -100,7 +100,7 @@ class ScenePairs:
         records = [scene.record for scene in scenes]
         return Pairs(
             images=np.stack([scene.image for scene in scenes]),
-            captions=tuple(prompt(r.subjects, r.setting, r.relation) for r in records),
+            captions=tuple(prompt_of(r) for r in records),
             groups=tuple(group_of(record) for record in records),
         )
 
@@ -144,11 +144,9 @@ class OwnPairs:
 
 def group_of(record: SceneRecord) -> int:
     """A number that is equal for records which the same captions are true of."""
-    subjects, relation = record.subjects, record.relation or ""
+    subjects, relation = record.named, record.relation or ""
     if relation == "right of":
         subjects, relation = subjects[::-1], "left of"
-    elif relation != "left of":
-        subjects = tuple(sorted(subjects))
     return number_of("|".join((record.setting, relation, *subjects)))
 
 

@@ -26,7 +26,7 @@ from latentdiff.data.rendered.pixel_pool import PixelPool
 from latentdiff.data.rendered.scene_pictures import PoolPictures
 from latentdiff.errors import UserError
 from latentdiff.models.bundle import save_network, save_tokenizer
-from latentdiff.scenes.captions import caption, prompt
+from latentdiff.scenes.captions import caption, prompt_of
 from latentdiff.scenes.records import SceneRecord
 from latentdiff.scenes.world import World
 from latentdiff.training.context import RunContext
@@ -247,7 +247,7 @@ class TextTask:
         """Explained variance of the codes of scenes that the fit did not see, alone and in pairs,
         and the share of scenes with one subject whose own code is the nearest."""
         device = module.rotation.device
-        texts = [prompt(r.subjects, r.setting, r.relation) for r in self._kept]
+        texts = [prompt_of(r) for r in self._kept]
         found = module.expect(self.tokens(texts).to(device)).cpu()
         code = torch.from_numpy(self.expected(self._kept))
         single = torch.tensor([len(r.subjects) == 1 for r in self._kept])
