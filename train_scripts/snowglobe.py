@@ -48,8 +48,10 @@ class RecipeConfig:
     scenes: int = 16_384
     """Scenes in the pool of the autoencoder and of CLIP, which see all base subjects."""
     drawn_scenes: int | None = None
-    """Scenes in the pool of the text tower and of the U-Net; by default three eighths of `scenes`
+    """Scenes in the pool of the text tower and of the U-Net; by default five eighths of `scenes`
     for 48 subjects, as many for all."""
+    drawn_pairs: float = 0.6
+    """Share of these scenes that show two subjects."""
     subjects: Literal["", "core", "all"] = ""
     """What the U-Net learns to draw: 48 or 126 subjects; by default the 48 on two cores."""
     judge_scenes: int = 16_384
@@ -105,7 +107,7 @@ class RecipeConfig:
     @property
     def drawn_count(self) -> int:
         """Scenes in the drawn pool."""
-        return self.drawn_scenes or self.scenes * (3 if self.drawn_subjects else 8) // 8
+        return self.drawn_scenes or self.scenes * (5 if self.drawn_subjects else 8) // 8
 
     @property
     def drawn_subjects(self) -> tuple[str, ...] | None:
@@ -124,6 +126,7 @@ def own(config: RecipeConfig, stage: str, *more: str) -> list[str]:
     command += ["--run-dir", str(config.run_dir), "--networks", config.networks]
     command += ["--scenes", str(config.scenes), "--subjects", config.subjects]
     command += ["--drawn-scenes", str(config.drawn_count)]
+    command += ["--drawn-pairs", str(config.drawn_pairs)]
     command += ["--world-seed", str(config.world_seed), "--workers", str(config.workers)]
     command += ["--size", str(config.size), "--ship", config.ship]
     if config.scratch is not None:
@@ -250,9 +253,9 @@ def render_stage(config: RecipeConfig) -> None:
     from latentdiff.data.rendered.pixel_pool import build_pool
     from latentdiff.progress import Progress
 
-    for folder, count, subjects in (
-        (config.pool, config.scenes, None),
-        (config.drawn_pool, config.drawn_count, config.drawn_subjects),
+    for folder, count, subjects, pairs in (
+        (config.pool, config.scenes, None, None),
+        (config.drawn_pool, config.drawn_count, config.drawn_subjects, config.drawn_pairs),
     ):
         build_pool(
             folder,
@@ -260,6 +263,7 @@ def render_stage(config: RecipeConfig) -> None:
             count=count,
             size=config.size,
             subjects=subjects,
+            pair_rate=pairs,
             workers=config.workers or os.cpu_count() or 1,
             progress=Progress("rendered", seconds=2.0),
         )

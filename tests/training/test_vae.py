@@ -98,6 +98,25 @@ def test_an_export_is_a_start_and_the_encoder_hash_ignores_the_decoder(task, tmp
     assert encoder_hash(one) != encoder_hash(two)
 
 
+def test_a_kept_encoder_makes_the_same_latents_and_its_decoder_learns(task, tmp_path):
+    task.export(task.module, tmp_path / "old")
+    config = dataclasses.replace(task.config, keep_encoder=tmp_path / "old")
+    other = opened(vae.VaeTask, config)
+    optimizer = torch.optim.AdamW((p for p in other.module.parameters() if p.requires_grad), 3e-3)
+    losses = []
+    for _ in range(10):
+        losses.append(other.module(other.batch(range(4)))["loss"])
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.9 * losses[0]
+    other.export(other.module, tmp_path / "new")
+    old, new = load_vae(tmp_path / "old"), load_vae(tmp_path / "new")
+    assert encoder_hash(old) == encoder_hash(new)
+    assert not torch.equal(old.decoder.conv_in.weight, new.decoder.conv_in.weight)
+    assert old.config.scaling_factor == new.config.scaling_factor
+
+
 def test_validation_prints_the_floor_beside_the_psnr(task):
     numbers = task.validate(task.module.eval(), 0)
     assert set(numbers) == {

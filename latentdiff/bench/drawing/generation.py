@@ -98,12 +98,15 @@ ROUGH: dict[str, Drawer] = {
         )
         for interval in (2, 3, 5)
     },
-    "openvino-deepcache2": Drawer(
-        name="latentdiff, by OpenVINO, deep cache 2",
-        maker=f"{HOME}.drawers:ours",
-        exact=False,
-        settings=(("backend", "openvino"), ("deep_cache_interval", 2)),
-    ),
+    **{
+        f"openvino-deepcache{interval}": Drawer(
+            name=f"latentdiff, by OpenVINO, deep cache {interval}",
+            maker=f"{HOME}.drawers:ours",
+            exact=False,
+            settings=(("backend", "openvino"), ("deep_cache_interval", interval)),
+        )
+        for interval in (2, 3)
+    },
 }
 """Approximate methods, by the names of the command line."""
 

@@ -42,12 +42,13 @@ class Options:
             "deepcache3",
             "deepcache5",
             "openvino-deepcache2",
+            "openvino-deepcache3",
         ],
         ...,
     ] = ()
     """Approximate methods of ours, in rows of their own: bfloat16 networks, guidance in the middle
-    of the walk alone, deep features kept for one, two or four of the steps, or for one by
-    OpenVINO."""
+    of the walk alone, deep features kept for one, two or four of the steps, or for one or
+    two by OpenVINO."""
     race: RaceOptions = field(default_factory=RaceOptions)
 
 

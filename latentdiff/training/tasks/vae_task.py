@@ -53,7 +53,7 @@ class VaeConfig:
     }
     HELP_FIRST: ClassVar[tuple[str, ...]] = (
         *("data", "model", "run_dir", "steps", "max_minutes", "batch_size", "learning_rate"),
-        *("resolution", "crop", "resume"),
+        *("resolution", "crop", "keep_encoder", "resume"),
     )
     HELP_GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
         "The loss": ("box_weight", "edge_weight", "kl_weight", "latent_noise"),
@@ -89,6 +89,10 @@ class VaeConfig:
     images of your own, at most."""
     validation_seed: int = 1_000_003
     """World of the validation scenes."""
+    keep_encoder: Path | None = None
+    """An autoencoder (a run of this script, or a model) to begin from whose encoder is kept: only
+    the decoder learns. Latents stay what they are, so whatever was trained over them still fits,
+    and so do caches."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(batch_size=4, learning_rate=1e-3, ema_decay=0.999)
     )
@@ -114,11 +118,16 @@ class VaeModule(nn.Module):
         super().__init__()
         self.config = config
         self.vae = build_vae(config.model)
+        if config.keep_encoder is not None:
+            copy_weights(load_vae(config.keep_encoder), self.vae, str(config.keep_encoder))
+            self.vae.encoder.requires_grad_(False)
+            self.vae.quant_conv.requires_grad_(False)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Loss and metrics of images (B, H, W, 3) uint8, noise (B, C, h, w), boxes (B, 2, 4)."""
         autoencoder, config = Autoencoder(self.vae), self.config
         x = to_pixels(batch["images"])
+        # A frozen encoder builds no graph, since neither it nor the pictures ask for gradients.
         mean = autoencoder.encode_moments(x).float().chunk(2, dim=1)[0]
         spread = mean.detach().std(dim=(0, 2, 3), keepdim=True)
         z = mean + config.latent_noise * spread * batch["noise"]
@@ -301,8 +310,12 @@ class VaeTask:
 
     @torch.no_grad()
     def export(self, module: VaeModule, folder: Path) -> None:
-        """Write the autoencoder with its latent statistics folded in: unit variance per channel."""
+        """Write the autoencoder with its latent statistics folded in: unit variance per channel.
+        A kept encoder's are left as they are."""
         vae = copy.deepcopy(module.vae).float().to(memory_format=torch.contiguous_format).eval()
+        if self.config.keep_encoder is not None:
+            save_network(vae, "vae", folder)
+            return
         autoencoder = Autoencoder(vae)
         images = self.data.trained(STATISTICS_PICTURES)
         means = []
