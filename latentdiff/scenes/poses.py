@@ -16,6 +16,7 @@ import numpy as np
 from latentdiff.scenes import sprites
 from latentdiff.scenes.catalog import SUBJECTS
 from latentdiff.scenes.places import Place
+from latentdiff.scenes.records import SIDELESS
 
 _LONGEST = {True: 100.0, False: 62.0}  # of a subject alone, and of one of two
 _SHORTEST = {True: 70.0, False: 48.0}
@@ -67,7 +68,7 @@ def _sides(
 
 def _low_side_first(relation: str | None, draw: np.random.Generator) -> bool:
     """Whether the first subject stands on the left; drawn where the relation does not say."""
-    if relation in ("and", "next to"):
+    if relation in SIDELESS:
         return bool(draw.random() < 0.5)
     return relation == "left of"
 

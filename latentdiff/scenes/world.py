@@ -28,7 +28,7 @@ from latentdiff.scenes.catalog import (
 )
 from latentdiff.scenes.places import PLACES, Place
 from latentdiff.scenes.poses import Pose, calm, lively
-from latentdiff.scenes.records import Placement, Scene, SceneRecord
+from latentdiff.scenes.records import SIDELESS, Placement, Scene, SceneRecord
 
 PAIR_RATE = {"calm": 0.25, "lively": 0.35}
 PLAIN_RATE = 0.2
@@ -145,7 +145,8 @@ class World:
         """Variation k of a scene that shows just these subjects in this setting.
 
         Subjects and settings by key or name; held-out ones and pairs are allowed. For two
-        subjects the relation defaults to "and". UserError names what is unknown.
+        subjects the relation defaults to "and", and where it says no side the first stands on the
+        left. UserError names what is unknown.
         """
         keys = tuple(find_subject(name).key for name in subjects)
         place = find_setting(setting).key
@@ -159,7 +160,8 @@ class World:
                 raise unknown_name("relation", relation, RELATIONS)
         address: tuple[str | int, ...] = ("compose", *keys, place, relation or "", k)
         draw = seeding.generator(self.seed, "scenes/layout", *address)
-        poses = self._pose(keys, place, relation, draw)
+        sides = "left of" if relation in SIDELESS else relation
+        poses = self._pose(keys, place, sides, draw)
         record = self._record(k, place, poses, relation)
         return Scene(self._paint(record, poses, address), record)
 

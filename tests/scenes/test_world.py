@@ -230,3 +230,12 @@ def test_the_share_of_pairs_is_the_one_asked_for(asked, found):
 def test_a_share_of_pairs_beyond_one_is_refused():
     with pytest.raises(UserError, match=r"share of pairs of 1\.5"):
         World(seed=5, pair_rate=1.5)
+
+
+@pytest.mark.parametrize("lively", [False, True])
+def test_of_two_composed_ones_the_first_stands_on_the_left_where_no_side_is_said(lively):
+    for k, relation in enumerate(["and", "next to", None] * 4):
+        record = World(5, lively=lively).compose(["owl", "snowman"], "snow", k, relation).record
+        owl, snowman = record.placements
+        assert owl.center[0] < snowman.center[0]
+        assert record.named == ("owl", "snowman")

@@ -99,7 +99,7 @@ ROUGH: dict[str, Drawer] = {
         for interval in (2, 3, 5)
     },
     **{
-        f"openvino-deepcache{interval}": Drawer(
+        f"openvino{interval}": Drawer(
             name=f"latentdiff, by OpenVINO, deep cache {interval}",
             maker=f"{HOME}.drawers:ours",
             exact=False,

@@ -41,8 +41,8 @@ class Options:
             "deepcache2",
             "deepcache3",
             "deepcache5",
-            "openvino-deepcache2",
-            "openvino-deepcache3",
+            "openvino2",
+            "openvino3",
         ],
         ...,
     ] = ()
