@@ -97,9 +97,8 @@ class World:
     ) -> None:
         self.seed = seed
         self.lively = lively
-        self.pair_rate = PAIR_RATE["lively" if lively else "calm"]
-        if pair_rate is not None:
-            self.pair_rate = pair_rate
+        usual = PAIR_RATE["lively" if lively else "calm"]
+        self.pair_rate = usual if pair_rate is None else pair_rate
         if not 0 <= self.pair_rate <= 1:
             raise UserError(f"found a share of pairs of {pair_rate:g}, expected 0 to 1")
         self.size = size

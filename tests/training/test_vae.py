@@ -115,6 +115,9 @@ def test_a_kept_encoder_makes_the_same_latents_and_its_decoder_learns(task, tmp_
     assert encoder_hash(old) == encoder_hash(new)
     assert not torch.equal(old.decoder.conv_in.weight, new.decoder.conv_in.weight)
     assert old.config.scaling_factor == new.config.scaling_factor
+    begun = dataclasses.replace(config.train, init_from=tmp_path / "new")
+    with pytest.raises(UserError, match="leave --init-from out"):
+        dataclasses.replace(config, train=begun)
 
 
 def test_validation_prints_the_floor_beside_the_psnr(task):

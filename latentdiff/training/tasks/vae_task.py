@@ -90,9 +90,8 @@ class VaeConfig:
     validation_seed: int = 1_000_003
     """World of the validation scenes."""
     keep_encoder: Path | None = None
-    """An autoencoder (a run of this script, or a model) to begin from whose encoder is kept: only
-    the decoder learns. Latents stay what they are, so whatever was trained over them still fits,
-    and so do caches."""
+    """An autoencoder (a run, or a model) to begin from whose encoder is kept: only the decoder
+    learns. Latents stay what they are, so U-Nets and caches made over them still fit."""
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(batch_size=4, learning_rate=1e-3, ema_decay=0.999)
     )
@@ -105,6 +104,8 @@ class VaeConfig:
         for name in ("centred", "latent_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a number in [0, 1]")
+        if self.keep_encoder is not None and self.train.init_from is not None:
+            raise UserError("keep_encoder begins from its own autoencoder: leave --init-from out")
         if self.pictures.data is not None and self.pool is not None:
             raise UserError("both --data and --pool were given; give one")
         if self.validation_seed == self.world_seed:
@@ -127,7 +128,6 @@ class VaeModule(nn.Module):
         """Loss and metrics of images (B, H, W, 3) uint8, noise (B, C, h, w), boxes (B, 2, 4)."""
         autoencoder, config = Autoencoder(self.vae), self.config
         x = to_pixels(batch["images"])
-        # A frozen encoder builds no graph, since neither it nor the pictures ask for gradients.
         mean = autoencoder.encode_moments(x).float().chunk(2, dim=1)[0]
         spread = mean.detach().std(dim=(0, 2, 3), keepdim=True)
         z = mean + config.latent_noise * spread * batch["noise"]
