@@ -73,8 +73,10 @@ def inputs() -> tuple[Tensor, Tensor]:
     return torch.randn(3, 2, 5, 5, generator=torch.Generator().manual_seed(1)), torch.arange(3)
 
 
+@pytest.mark.parametrize("in_bfloat16", [False, True])
 @pytest.mark.parametrize("shape", [(16, 64), (64, 16), (24, 30), (30, 24), (1, 9)])
-def test_singular_values_come_near_one_and_the_directions_stay(shape):
+def test_singular_values_come_near_one_and_the_directions_stay(shape, in_bfloat16, monkeypatch):
+    monkeypatch.setattr(muon, "_in_bfloat16", lambda x: in_bfloat16)
     matrices = torch.randn(4, *shape, generator=torch.Generator().manual_seed(2))
     found = muon.orthogonalise(matrices)
     assert found.shape == matrices.shape
@@ -83,7 +85,17 @@ def test_singular_values_come_near_one_and_the_directions_stay(shape):
     sure = s / s.norm(dim=-1, keepdim=True) > 0.03  # smaller ones take more iterations
     assert values[sure].min() > 0.65 and values.max() < 1.25
     rest = u.mT @ found @ vh.mT - torch.diag_embed(values)
-    assert rest.abs().max() < 1e-3
+    assert rest.abs().max() < (0.03 if in_bfloat16 else 1e-3)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_only_a_processor_that_multiplies_bfloat16_iterates_in_it_and_no_wide_matrix(
+    fast, monkeypatch
+):
+    monkeypatch.setattr(muon.devices, "multiplies_bfloat16", lambda device: fast)
+    assert muon._in_bfloat16(torch.ones(1, 8, 8)) == fast
+    assert not muon._in_bfloat16(torch.ones(1, 8, 16))
+    assert not muon._in_bfloat16(torch.ones(1, 8, 8, dtype=torch.float64))
 
 
 def test_both_ways_to_iterate_give_the_same_matrices():

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from latentdiff import devices
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _IN_CACHE = 2**16
@@ -32,16 +34,17 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     matrices: (n, rows, columns). Five iterations of the quintic x ← a x + b x³ + c x⁵ on the
     singular values. On a CPU, in float32, wide matrices are iterated through the small square
     A = X Xᵀ, because every iteration multiplies X by a polynomial of A: for 192 × 1728 that is 2.7
-    times less work. On an accelerator the matrices are bfloat16, where A would lose too much.
+    times less work. On an accelerator the matrices are bfloat16, where A would lose too much, and
+    so are those on a CPU that multiplies bfloat16 and has no shorter way.
     """
     x = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
-    if x.device.type == "cpu":
+    if _in_bfloat16(x):
+        out = _plain(_unit(x).bfloat16()).to(matrices.dtype)
+    else:
         few = max(1, _IN_CACHE // (x.shape[-2] * x.shape[-1]))
         out = torch.empty_like(x)
         for part, place in zip(x.split(few), out.split(few), strict=True):
             place.copy_(_iterated(_unit(part)))
-    else:
-        out = _plain(_unit(x).bfloat16()).to(matrices.dtype)
     return out.mT if matrices.shape[-2] > matrices.shape[-1] else out
 
 
@@ -52,6 +55,13 @@ def _unit(x: Tensor) -> Tensor:
 def _is_wide(rows: int, columns: int) -> bool:
     """Whether the way through the square is the shorter one; rows ≤ columns."""
     return columns > 1.6 * rows
+
+
+def _in_bfloat16(x: Tensor) -> bool:
+    if x.device.type != "cpu":
+        return True
+    fast = x.dtype == torch.float32 and devices.multiplies_bfloat16(x.device)
+    return fast and not _is_wide(x.shape[-2], x.shape[-1])
 
 
 def _iterated(x: Tensor) -> Tensor:
