@@ -119,7 +119,7 @@ def _attention(module: Any) -> bool:
     """In transformer blocks; the autoencoder's own has a norm and a residual inside."""
     plain = not module.residual_connection and module.group_norm is None
     return (
-        type(module.processor).__name__ == "AttnProcessor2_0"
+        type(module.processor).__name__ in ("AttnProcessor2_0", "ShortAttention")
         and module.spatial_norm is None
         and not module.norm_cross
         and module.norm_q is None

@@ -11,6 +11,7 @@ from latentdiff.conditioning import text
 from latentdiff.diffusion.objective import LossRecord, Noising, weighted_error
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.denoiser import predict
+from latentdiff.models.short_attention import attend_shortly
 from latentdiff.pixels import to_pixels
 from latentdiff.training.frozen import Frozen
 
@@ -35,6 +36,7 @@ class UNetModule(nn.Module):
         text_encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        attend_shortly(unet)
         self.unet = unet
         self.text_encoder = text_encoder
         self.noising = noising
