@@ -15,7 +15,7 @@ from latentdiff import config, files
 from latentdiff.cli import groups
 from latentdiff.cli.outputs import Named, Output
 from latentdiff.errors import UserError
-from latentdiff.scenes.catalog import find_setting, find_subject
+from latentdiff.scenes.catalog import find_setting, find_subjects
 from latentdiff.scenes.world import World
 
 _DEFAULT_SEED = 0
@@ -33,7 +33,8 @@ class _Choice:
     size: int = 256
     """Pictures are size × size pixels."""
     subject: tuple[str, ...] = ()
-    """Only these subjects (keys, names or synonyms; held-out ones too). Default: all base ones."""
+    """Only these subjects: keys, names, synonyms, or core (what snowglobe draws), base, held-out.
+    Default: base."""
     setting: tuple[str, ...] = ()
     """Only these settings. Default: all."""
     hold_out_pairs: bool = True
@@ -50,7 +51,7 @@ class _Choice:
         return World(
             self.seed,
             size=self.size,
-            subjects=[find_subject(name).key for name in self.subject] or None,
+            subjects=find_subjects(self.subject),
             settings=[find_setting(name).key for name in self.setting] or None,
             hold_out_pairs=self.hold_out_pairs,
             lively=self.lively,
@@ -95,7 +96,8 @@ class RenderConfig:
     size: int = 256
     """Pictures are size × size pixels."""
     subject: tuple[str, ...] = ()
-    """Only these subjects (keys, names or synonyms). Default: all base ones."""
+    """Only these subjects: keys, names, synonyms, or core (what snowglobe draws) and base.
+    Default: base."""
     lively: bool = False
     """Subjects of any size, turned, mirrored and anywhere, not in their calm places."""
     pairs: float | None = None
@@ -158,6 +160,7 @@ def names(argv: list[str]) -> int:
         return 0 if argv[0] in ("-h", "--help", "--help-all") else 2
     for title, keys in (
         ("subjects", catalog.base_subjects()),
+        ("core subjects, which snowglobe draws", catalog.core_subjects()),
         ("held-out subjects", catalog.held_out_subjects()),
         ("settings", catalog.illustrated_settings()),
         ("plain backgrounds", catalog.plain_settings()),
@@ -189,7 +192,7 @@ def render(argv: list[str]) -> int:
         world_seed=options.seed,
         count=options.count,
         size=options.size,
-        subjects=[find_subject(name).key for name in options.subject] or None,
+        subjects=find_subjects(options.subject),
         lively=options.lively,
         pair_rate=options.pairs,
         workers=options.workers or default_workers(),

@@ -7,7 +7,7 @@ Microsoft (MIT licence, `assets/LICENSE`), kept under their Unicode code points.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from latentdiff.errors import unknown_name
@@ -267,6 +267,20 @@ def find_subject(name: str) -> Subject:
         if wanted == subject.key or wanted in subject.nouns:
             return subject
     raise unknown_name("subject", name, SUBJECTS)
+
+
+def find_subjects(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Keys of these subjects, each once, in their order; None where no name is given.
+
+    "core" stands for those that the embedded model draws, "base" for all of base training,
+    "held-out" for those kept out of it.
+    """
+    groups = {"core": core_subjects, "base": base_subjects, "held-out": held_out_subjects}
+    keys: dict[str, None] = {}
+    for name in names:
+        group = groups.get(name.strip().lower())
+        keys.update(dict.fromkeys(group() if group else (find_subject(name).key,)))
+    return tuple(keys) or None
 
 
 def find_setting(name: str) -> Setting:

@@ -65,6 +65,13 @@ def test_subjects_are_found_by_name_and_synonym(name, key):
     assert catalog.find_subject(name).key == key
 
 
+def test_subjects_are_found_by_the_group_too_each_once():
+    assert catalog.find_subjects(["core"]) == catalog.core_subjects()
+    assert catalog.find_subjects(["Held-Out", "dragon"]) == catalog.held_out_subjects()
+    assert catalog.find_subjects(["bunny", "rabbit", "cat"]) == ("rabbit", "cat")
+    assert catalog.find_subjects([]) is None
+
+
 def test_an_unknown_name_is_answered_with_the_nearest():
     with pytest.raises(UserError, match=r"did you mean .*'penguin'"):
         catalog.find_subject("pengin")
