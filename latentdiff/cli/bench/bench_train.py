@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from latentdiff import config
 from latentdiff.cli.bench import common
@@ -29,6 +30,8 @@ class Options:
     """Pictures of an update."""
     steps: int = 4
     """Updates of a turn."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Autocast of every entrant's forward pass; the example's frozen networks are stored in it."""
     parts: bool = False
     """Instead of the race: where the time of this project's own update goes, by parts."""
     race: RaceOptions = field(default_factory=RaceOptions)
@@ -61,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
             size=drawn.width,
             batch_size=options.batch,
             steps=options.steps,
+            mixed_precision=options.mixed_precision,
         )
         if options.parts:
             found = parts(
