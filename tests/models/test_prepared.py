@@ -14,6 +14,7 @@ from latentdiff.conditioning.guidance import Guidance, GuidedDenoiser
 from latentdiff.models.autoencoder import Autoencoder
 from latentdiff.models.bundle import Bundle
 from latentdiff.models.denoiser import Denoiser, ready_unet
+from latentdiff.models.lora.layers import LoraConfig, add_lora
 from latentdiff.models.prepared import blocks, layers
 from latentdiff.models.prepared.fits import decoder_fits, unet_fits
 from latentdiff.models.prepared.unet import PreparedUnet
@@ -227,6 +228,14 @@ def test_what_someone_put_into_a_network_is_left_to_the_network() -> None:
     assert not unet_fits(unet)
     unet.unfuse_qkv_projections()
     assert not unet_fits(unet.train())
+
+
+@pytest.mark.parametrize("targets", ["attention", "attention+ff", "all"])
+def test_a_lora_that_is_being_trained_is_left_to_the_network_whatever_it_changes(targets) -> None:
+    unet = copy.deepcopy(tiny.tiny().unet).eval()
+    assert unet_fits(unet)
+    add_lora(unet, None, LoraConfig(targets=targets), seed=0)
+    assert not unet_fits(unet.eval())
 
 
 @pytest.mark.parametrize("kind", KINDS)

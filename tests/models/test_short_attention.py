@@ -5,6 +5,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from latentdiff.models import short_attention
+from latentdiff.models.prepared.fits import unet_fits
 from latentdiff.models.short_attention import MOST_KEYS, ShortAttention, attend_shortly
 from tests.models.tiny import tiny
 
@@ -57,6 +58,7 @@ def test_a_unet_attends_shortly_where_the_processor_multiplies_bfloat16(fast, mo
     attend_shortly(unet)
     kinds = {type(processor) for processor in unet.attn_processors.values()}
     assert kinds == {ShortAttention if fast else AttnProcessor2_0}
+    assert unet_fits(unet.eval())  # sample sheets are drawn as fast as before
 
 
 def test_a_unet_with_attention_of_its_own_keeps_it(monkeypatch):

@@ -63,6 +63,8 @@ def _fits(name: str, module: nn.Module, names: set[str]) -> bool:
     kind = type(module).__name__
     if kind not in names or module.training:
         return False
+    if type(module) is not getattr(nn, kind, type(module)):
+        return False  # somebody else's layer of the same name, such as peft's
     if any(getattr(module, hooks) for hooks in HOOKS) and not _watched(name, module):
         return False
     return "forward" not in vars(module) and _CHECKS.get(kind, _always)(module)
