@@ -72,7 +72,11 @@ def test_a_reload_keeps_the_running_job_the_gallery_and_the_settings(page: Brows
     assert page.value("#steps") == BUSY
 
 
-def test_a_closed_page_stops_its_jobs(page: Browser, server: Served) -> None:
+def test_a_closed_page_stops_its_jobs(
+    page: Browser, server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A fast processor is done with all steps within the patience that a reload needs.
+    monkeypatch.setattr(server.studio.presence, "grace", 0.1)
     draw(page, steps=BUSY)
     page.until(lambda: "Step" in page.text("#state"))
     page.driver.get("about:blank")
