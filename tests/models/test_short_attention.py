@@ -1,13 +1,13 @@
 """Attention over few keys: the same numbers, by plain products, where a CPU trains in bfloat16."""
 
 import pytest
+import tiny
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
 from latentdiff.models import short_attention
 from latentdiff.models.prepared.fits import unet_fits
 from latentdiff.models.short_attention import MOST_KEYS, ShortAttention, attend_shortly
-from tests.models.tiny import tiny
 
 
 def attention(context: int | None) -> Attention:
@@ -54,7 +54,7 @@ def test_the_plain_way_gives_what_the_fused_one_gives_and_the_same_gradients(mas
 @pytest.mark.parametrize("fast", [False, True])
 def test_a_unet_attends_shortly_where_the_processor_multiplies_bfloat16(fast, monkeypatch):
     monkeypatch.setattr(short_attention, "multiplies_bfloat16", lambda device: fast)
-    unet = tiny().unet
+    unet = tiny.tiny().unet
     attend_shortly(unet)
     kinds = {type(processor) for processor in unet.attn_processors.values()}
     assert kinds == {ShortAttention if fast else AttnProcessor2_0}
@@ -63,7 +63,7 @@ def test_a_unet_attends_shortly_where_the_processor_multiplies_bfloat16(fast, mo
 
 def test_a_unet_with_attention_of_its_own_keeps_it(monkeypatch):
     monkeypatch.setattr(short_attention, "multiplies_bfloat16", lambda device: True)
-    unet = tiny().unet
+    unet = tiny.tiny().unet
     name, *_ = unet.attn_processors
     own = type("Own", (AttnProcessor2_0,), {})()
     unet.set_attn_processor({**unet.attn_processors, name: own})
